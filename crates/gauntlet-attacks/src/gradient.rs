@@ -1,0 +1,86 @@
+use burn::tensor::{Int, Tensor, activation::log_softmax};
+use gauntlet_models::Classifier;
+
+/// What an attack ascends, per sample.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AttackLoss {
+    /// Cross-entropy with the true class.
+    #[default]
+    CrossEntropy,
+    /// Largest other logit minus the true one (Carlini & Wagner 2017).
+    Margin,
+}
+
+impl AttackLoss {
+    /// Loss of each sample.
+    ///
+    /// # Shapes
+    /// `logits: [batch, classes]`, `y: [batch]`; the result `[batch]`.
+    pub fn per_sample(self, logits: Tensor<2>, y: Tensor<1, Int>) -> Tensor<1> {
+        let y = y.unsqueeze_dim::<2>(1);
+        match self {
+            Self::CrossEntropy => log_softmax(logits, 1).gather(1, y).neg().squeeze_dim(1),
+            Self::Margin => {
+                let [batch, classes] = logits.dims();
+                let index = Tensor::<1, Int>::arange(0..classes as i64, &logits.device());
+                let is_true = index.unsqueeze_dim::<2>(0).repeat_dim(0, batch).equal(y.clone().repeat_dim(1, classes));
+                let others = logits.clone().mask_fill(is_true, f32::NEG_INFINITY);
+                (others.max_dim(1) - logits.gather(1, y)).squeeze_dim(1)
+            }
+        }
+    }
+}
+
+/// The gradient of the summed loss with respect to `x` alone, the loss of each sample, and the logits; all without autodiff.
+///
+/// Parameters of an untracked `model` are constants of the graph, so no weight gradient is computed. The sum, not the mean:
+/// a sample's gradient does not depend on how many batch mates it has.
+///
+/// # Shapes
+/// `x: [batch, ..]`, `y: [batch]`; results as `x`, `[batch]`, `[batch, classes]`.
+pub fn input_gradient<const D: usize>(
+    model: &dyn Classifier<D>,
+    x: Tensor<D>,
+    y: Tensor<1, Int>,
+    loss: AttackLoss,
+) -> (Tensor<D>, Tensor<1>, Tensor<2>) {
+    let x = x.autodiff().require_grad();
+    let logits = model.logits(x.clone());
+    let losses = loss.per_sample(logits.clone(), y);
+    let mut gradients = losses.clone().sum_dim(0).backward();
+    // A model that ignores its input has no gradient: that is a zero, not a crash.
+    let gradient = x.grad_remove(&mut gradients).unwrap_or_else(|| x.clone().inner().zeros_like());
+    (gradient, losses.inner(), logits.inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::testing::{Linear, values};
+
+    #[test]
+    fn losses_are_their_formulas() {
+        let device = Device::flex();
+        let logits = Tensor::<2>::from_floats([[1.0, 2.0, 0.5], [3.0, -1.0, 100.0]], &device);
+        let y = Tensor::<1, Int>::from_ints([1, 0], &device);
+        let ce = values(AttackLoss::CrossEntropy.per_sample(logits.clone(), y.clone()));
+        let expected = (1f32.exp() + 2f32.exp() + 0.5f32.exp()).ln() - 2.0;
+        assert!((ce[0] - expected).abs() < 1e-6);
+        assert!((ce[1] - 97.0).abs() < 1e-4);
+        assert_eq!(values(AttackLoss::Margin.per_sample(logits, y)), [-1.0, 97.0]);
+    }
+
+    #[test]
+    fn the_gradient_of_a_linear_margin_is_the_difference_of_its_rows() {
+        let device = Device::flex();
+        let model = Linear::new([[1.0, -2.0], [0.5, 3.0]], [0.0, 0.1], &device);
+        let x = Tensor::<2>::from_floats([[0.2, 0.4], [0.9, 0.1]], &device);
+        let y = Tensor::<1, Int>::from_ints([0, 1], &device);
+        let (gradient, losses, logits) = input_gradient(&model, x, y, AttackLoss::Margin);
+        let expected = [-0.5, 5.0, 0.5, -5.0];
+        assert!(values(gradient.clone()).iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6));
+        assert!(!gradient.device().is_autodiff() && !losses.device().is_autodiff() && !logits.device().is_autodiff());
+    }
+}

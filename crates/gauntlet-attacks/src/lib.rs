@@ -1,0 +1,20 @@
+//! Threat models and adversarial attacks on any [`Classifier`](gauntlet_models::Classifier).
+
+mod attack;
+pub mod evaluate;
+mod fgsm;
+mod gradient;
+mod pgd;
+mod threat;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use attack::{Attack, Noise};
+pub use fgsm::Fgsm;
+pub use gradient::{AttackLoss, input_gradient};
+pub use pgd::{Init, Keep, Pgd};
+pub use gauntlet_models::Classifier;
+pub use threat::{Eps, Norm, ParseThreatError, ThreatModel, Violation};

@@ -1,0 +1,193 @@
+//! Steps and projections of perturbations in plain tensor operations. Dimension 0 is the batch; samples do not mix.
+
+use burn::tensor::Tensor;
+
+/// Gradients shorter than this have no direction: the L2 step leaves such samples where they are.
+const TINY: f32 = 1e-12;
+
+/// One L∞ step: `clip(x0 + clamp(x + step_size * sign(grad) - x0, -eps, eps), lo, hi)`.
+///
+/// # Shapes
+/// All tensors `[batch, ..]`, alike.
+pub fn linf_step<const D: usize>(
+    x: Tensor<D>,
+    x0: Tensor<D>,
+    grad: Tensor<D>,
+    step_size: f32,
+    eps: f32,
+    bounds: (f32, f32),
+) -> Tensor<D> {
+    project_linf(x + grad.sign().mul_scalar(step_size), x0, eps, bounds)
+}
+
+/// One L2 step of length `step_size` along the gradient of each sample, projected on the ball and the box.
+///
+/// A sample whose gradient is zero stays where it is (its direction would be 0/0).
+///
+/// # Shapes
+/// All tensors `[batch, ..]`, alike.
+pub fn l2_step<const D: usize>(
+    x: Tensor<D>,
+    x0: Tensor<D>,
+    grad: Tensor<D>,
+    step_size: f32,
+    eps: f32,
+    bounds: (f32, f32),
+) -> Tensor<D> {
+    project_l2(x + unit_l2(grad).mul_scalar(step_size), x0, eps, bounds)
+}
+
+/// Each sample scaled to L2 length 1; zero samples stay zero.
+pub fn unit_l2<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    // Scaled by the largest value first: squares of small gradients would underflow.
+    let x = x.clone() / per_sample(linf_norms(x.clone()).clamp_min(TINY), x.dims());
+    let norms = l2_norms(x.clone()).clamp_min(TINY);
+    let dims = x.dims();
+    x / per_sample(norms, dims)
+}
+
+/// Projection of `x` on the L∞ ball of radius `eps` around `x0` and on the box.
+pub fn project_linf<const D: usize>(
+    x: Tensor<D>,
+    x0: Tensor<D>,
+    eps: f32,
+    bounds: (f32, f32),
+) -> Tensor<D> {
+    let delta = (x - x0.clone()).clamp(-eps, eps);
+    (x0 + delta).clamp(bounds.0, bounds.1)
+}
+
+/// Projection of `x` on the L2 ball of radius `eps` around `x0`, then on the box, which cannot lengthen the perturbation
+/// of an `x0` inside it.
+pub fn project_l2<const D: usize>(
+    x: Tensor<D>,
+    x0: Tensor<D>,
+    eps: f32,
+    bounds: (f32, f32),
+) -> Tensor<D> {
+    let delta = x - x0.clone();
+    let dims = delta.dims();
+    let norms = l2_norms(delta.clone()).clamp_min(TINY);
+    let shrink = norms.recip().mul_scalar(eps).clamp_max(1.0);
+    (x0 + delta * per_sample(shrink, dims)).clamp(bounds.0, bounds.1)
+}
+
+/// L2 norm of each sample: `[batch]`.
+pub fn l2_norms<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    rows(x).square().sum_dim(1).sqrt().squeeze_dim(1)
+}
+
+/// L∞ norm of each sample: `[batch]`.
+pub fn linf_norms<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    rows(x).abs().max_dim(1).squeeze_dim(1)
+}
+
+/// One value for each sample, shaped to combine with a tensor of `dims`.
+pub fn per_sample<const D: usize>(values: Tensor<1>, dims: [usize; D]) -> Tensor<D> {
+    let mut shape = [1; D];
+    shape[0] = dims[0];
+    values.reshape(shape)
+}
+
+/// `[batch, values]`
+fn rows<const D: usize>(x: Tensor<D>) -> Tensor<2> {
+    let dims = x.dims();
+    x.reshape([dims[0], dims[1..].iter().product()])
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, TensorData};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BOX: (f32, f32) = (0.0, 1.0);
+
+    fn tensor(values: &[f32], shape: [usize; 2]) -> Tensor<2> {
+        Tensor::from_data(TensorData::new(values.to_vec(), shape), &Device::flex())
+    }
+
+    fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+        x.try_into_vec_as().unwrap()
+    }
+
+    fn close(a: &[f32], b: &[f32]) {
+        assert_eq!(a.len(), b.len());
+        for (a, b) in a.iter().zip(b) {
+            assert!((a - b).abs() < 1e-6, "{a} != {b}");
+        }
+    }
+
+    #[test]
+    fn linf_step_follows_the_formula() {
+        let x0 = tensor(&[0.5, 0.5, 0.05, 0.95], [1, 4]);
+        let grad = tensor(&[3.0, -1e-9, -2.0, 1.0], [1, 4]);
+        let once = linf_step(x0.clone(), x0.clone(), grad.clone(), 0.1, 0.15, BOX);
+        close(&values(once.clone()), &[0.6, 0.4, 0.0, 1.0]);
+        let twice = linf_step(once, x0, grad, 0.1, 0.15, BOX);
+        close(&values(twice), &[0.65, 0.35, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn l2_step_has_its_length_and_zero_gradients_stay() {
+        let x0 = tensor(&[0.5, 0.5, 0.5, 0.5], [2, 2]);
+        let grad = tensor(&[3e-20, 4e-20, 0.0, 0.0], [2, 2]);
+        let x = l2_step(x0.clone(), x0, grad, 0.1, 0.3, BOX);
+        let moved = values(x);
+        close(&moved[2..], &[0.5, 0.5]);
+        assert!(moved.iter().all(|v| v.is_finite()));
+        let grad = tensor(&[3e-7, 4e-7, 0.0, 0.0], [2, 2]);
+        let x0 = tensor(&[0.5; 4], [2, 2]);
+        close(&values(l2_step(x0.clone(), x0, grad, 0.1, 0.3, BOX)), &[0.56, 0.58, 0.5, 0.5]);
+    }
+
+    #[test]
+    fn empty_and_strided_batches() {
+        let none = tensor(&[], [0, 3]);
+        assert_eq!(l2_step(none.clone(), none.clone(), none.clone(), 0.1, 0.3, BOX).dims(), [0, 3]);
+        assert_eq!(linf_step(none.clone(), none.clone(), none, 0.1, 0.3, BOX).dims(), [0, 3]);
+        let grad = tensor(&[1.0, -1.0, 2.0, -2.0, 3.0, -3.0], [3, 2]).transpose();
+        let x0 = tensor(&[0.5; 6], [2, 3]);
+        let stepped = linf_step(x0.clone(), x0, grad, 0.1, 0.3, BOX);
+        close(&values(stepped), &[0.6, 0.6, 0.6, 0.4, 0.4, 0.4]);
+    }
+
+    proptest! {
+        #[test]
+        fn projections_land_in_the_set_and_stay(
+            x0 in prop::collection::vec(0.0f32..1.0, 12),
+            shift in prop::collection::vec(-2.0f32..2.0, 12),
+            eps in 0.01f32..0.9,
+        ) {
+            let x: Vec<f32> = x0.iter().zip(&shift).map(|(a, b)| a + b).collect();
+            let (x0, x) = (tensor(&x0, [3, 4]), tensor(&x, [3, 4]));
+            let linf = project_linf(x.clone(), x0.clone(), eps, BOX);
+            let l2 = project_l2(x, x0.clone(), eps, BOX);
+            for (projected, again, norms) in [
+                (linf.clone(), project_linf(linf.clone(), x0.clone(), eps, BOX), linf_norms(linf - x0.clone())),
+                (l2.clone(), project_l2(l2.clone(), x0.clone(), eps, BOX), l2_norms(l2 - x0)),
+            ] {
+                prop_assert!(values(norms).iter().all(|&n| n <= eps * (1.0 + 1e-5) + 1e-6));
+                let (projected, again) = (values(projected), values(again));
+                prop_assert!(projected.iter().all(|v| (0.0..=1.0).contains(v)));
+                prop_assert!(projected.iter().zip(&again).all(|(a, b)| (a - b).abs() < 1e-6));
+            }
+        }
+
+        #[test]
+        fn a_step_does_not_depend_on_the_scale_of_the_gradient(
+            grad in prop::collection::vec(prop_oneof![-1.0f32..-0.01, 0.01f32..1.0], 12),
+            scale in 1e-4f32..1e4,
+        ) {
+            let x0 = tensor(&[0.5; 12], [3, 4]);
+            let scaled: Vec<f32> = grad.iter().map(|g| g * scale).collect();
+            let (grad, scaled) = (tensor(&grad, [3, 4]), tensor(&scaled, [3, 4]));
+            for step in [linf_step::<2>, l2_step::<2>] {
+                let a = values(step(x0.clone(), x0.clone(), grad.clone(), 0.1, 0.3, BOX));
+                let b = values(step(x0.clone(), x0.clone(), scaled.clone(), 0.1, 0.3, BOX));
+                prop_assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5));
+            }
+        }
+    }
+}

@@ -1,0 +1,81 @@
+use std::path::PathBuf;
+
+/// What stops a run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// The plan has values that cannot be.
+    #[error(transparent)]
+    Plan(#[from] crate::PlanError),
+    /// A new run would overwrite one.
+    #[error("{} holds a run already\n\nhint: `gauntlet resume {}` goes on with it; `--out DIR` or `--set name=...` starts another", path.display(), path.display())]
+    RunExists {
+        /// Folder of the run.
+        path: PathBuf,
+    },
+    /// A folder holds no run.
+    #[error("{} holds no run: it has no `config.toml`\n\nhint: `gauntlet runs list` shows what there is", path.display())]
+    NoRun {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Another process works on the run.
+    #[error("{} is in use by another process", path.display())]
+    Busy {
+        /// Folder of the run.
+        path: PathBuf,
+    },
+    /// The config of a run cannot be read.
+    #[error("{}: {problem}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A file cannot be read or written.
+    #[error("{}: {source}\n\nhint: checkpoints written before are whole; free space or fix the permissions, then `gauntlet resume`", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A checkpoint is damaged or from another model.
+    #[error("{}: {problem}", path.display())]
+    Checkpoint {
+        /// Its folder.
+        path: PathBuf,
+        /// What is wrong, naming the file or tensor.
+        problem: String,
+    },
+    /// The loss is no number any more.
+    #[error("the loss is {loss} at step {step} (epoch {epoch}, {kind})\n\nhint: the last checkpoint is whole; a lower learning rate or `train.clip_norm` often helps")]
+    NotFinite {
+        /// Updates made before.
+        step: u64,
+        /// Epoch.
+        epoch: u32,
+        /// `clean`, `adversarial` or `mixed`.
+        kind: &'static str,
+        /// The loss.
+        loss: f32,
+    },
+    /// The training part does not fill one batch.
+    #[error("`data.batch_size`: {batch} examples a batch, but only {examples} to train on")]
+    TooFewExamples {
+        /// Batch size.
+        batch: usize,
+        /// Training examples.
+        examples: usize,
+    },
+    /// An attack left its threat model.
+    #[error("an attack left its threat model: {0}")]
+    Violation(#[from] gauntlet_attacks::Violation),
+    /// Data.
+    #[error(transparent)]
+    Data(#[from] gauntlet_data::DataError),
+    /// Model.
+    #[error(transparent)]
+    Model(#[from] gauntlet_models::ModelError),
+}

@@ -1,0 +1,1 @@
+//! Adversarial training and evaluation of image classifiers on burn.
