@@ -17,7 +17,13 @@ pub struct Noise {
 /// BatchNorm statistic moves; `x` is a plain tensor, and so is the result.
 pub trait Attack<const D: usize> {
     /// `x: [batch, ..]` in bounds, `y: [batch]` true classes. The result is within the threat model.
-    fn perturb(&self, model: &dyn Classifier<D>, x: Tensor<D>, y: Tensor<1, Int>, noise: &Noise) -> Tensor<D>;
+    fn perturb(
+        &self,
+        model: &dyn Classifier<D>,
+        x: Tensor<D>,
+        y: Tensor<1, Int>,
+        noise: &Noise,
+    ) -> Tensor<D>;
     /// Name with its parameters, as reports print it: `PGD-20x5`.
     fn name(&self) -> String;
 }

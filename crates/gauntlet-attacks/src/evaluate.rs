@@ -45,7 +45,12 @@ impl Outcome {
 
     /// Keeps the first `n` samples.
     pub fn truncate(&mut self, n: usize) {
-        for column in [&mut self.ids, &mut self.labels, &mut self.clean, &mut self.adversarial] {
+        for column in [
+            &mut self.ids,
+            &mut self.labels,
+            &mut self.clean,
+            &mut self.adversarial,
+        ] {
             column.truncate(n);
         }
     }
@@ -72,11 +77,17 @@ pub fn evaluate_batch<const D: usize>(
     threat: &ThreatModel,
     key: NoiseKey,
 ) -> Result<(Outcome, Tensor<D>), Violation> {
-    let noise = Noise { key, samples: ids.to_vec() };
+    let noise = Noise {
+        key,
+        samples: ids.to_vec(),
+    };
     let adversarial = attack.perturb(model, x.clone(), y.clone(), &noise);
     threat
         .verify(&x, &adversarial)
-        .map_err(|violation| Violation { sample: ids[violation.sample] as usize, ..violation })?;
+        .map_err(|violation| Violation {
+            sample: ids[violation.sample] as usize,
+            ..violation
+        })?;
     let outcome = Outcome {
         ids: ids.to_vec(),
         labels: classes(y),
@@ -96,7 +107,10 @@ pub fn predictions(logits: Tensor<2>) -> Vec<u32> {
             if row.iter().any(|v| v.is_nan()) {
                 return u32::MAX;
             }
-            let best = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
+            let best = row
+                .iter()
+                .enumerate()
+                .max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
             best.map_or(u32::MAX, |(class, _)| class as u32)
         })
         .collect()

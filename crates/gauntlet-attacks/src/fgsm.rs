@@ -13,9 +13,16 @@ pub struct Fgsm {
 }
 
 impl<const D: usize> Attack<D> for Fgsm {
-    fn perturb(&self, model: &dyn Classifier<D>, x: Tensor<D>, y: Tensor<1, Int>, _noise: &Noise) -> Tensor<D> {
+    fn perturb(
+        &self,
+        model: &dyn Classifier<D>,
+        x: Tensor<D>,
+        y: Tensor<1, Int>,
+        _noise: &Noise,
+    ) -> Tensor<D> {
         let (gradient, ..) = input_gradient(model, x.clone(), y, AttackLoss::CrossEntropy);
-        self.threat.step(x.clone(), x, gradient, self.threat.eps.value())
+        self.threat
+            .step(x.clone(), x, gradient, self.threat.eps.value())
     }
 
     fn name(&self) -> String {
@@ -25,7 +32,13 @@ impl<const D: usize> Attack<D> for Fgsm {
 
 impl ThreatModel {
     /// One ascent step of length `step_size` in this norm from `x`, projected on what is legal around `x0`.
-    pub(crate) fn step<const D: usize>(&self, x: Tensor<D>, x0: Tensor<D>, gradient: Tensor<D>, step_size: f32) -> Tensor<D> {
+    pub(crate) fn step<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        x0: Tensor<D>,
+        gradient: Tensor<D>,
+        step_size: f32,
+    ) -> Tensor<D> {
         let eps = self.eps.value();
         match self.norm {
             Norm::Linf => linf_step(x, x0, gradient, step_size, eps, self.bounds),

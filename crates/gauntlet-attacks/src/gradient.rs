@@ -23,7 +23,10 @@ impl AttackLoss {
             Self::Margin => {
                 let [batch, classes] = logits.dims();
                 let index = Tensor::<1, Int>::arange(0..classes as i64, &logits.device());
-                let is_true = index.unsqueeze_dim::<2>(0).repeat_dim(0, batch).equal(y.clone().repeat_dim(1, classes));
+                let is_true = index
+                    .unsqueeze_dim::<2>(0)
+                    .repeat_dim(0, batch)
+                    .equal(y.clone().repeat_dim(1, classes));
                 let others = logits.clone().mask_fill(is_true, f32::NEG_INFINITY);
                 (others.max_dim(1) - logits.gather(1, y)).squeeze_dim(1)
             }
@@ -49,7 +52,9 @@ pub fn input_gradient<const D: usize>(
     let losses = loss.per_sample(logits.clone(), y);
     let mut gradients = losses.clone().sum_dim(0).backward();
     // A model that ignores its input has no gradient: that is a zero, not a crash.
-    let gradient = x.grad_remove(&mut gradients).unwrap_or_else(|| x.clone().inner().zeros_like());
+    let gradient = x
+        .grad_remove(&mut gradients)
+        .unwrap_or_else(|| x.clone().inner().zeros_like());
     (gradient, losses.inner(), logits.inner())
 }
 
@@ -69,7 +74,10 @@ mod tests {
         let expected = (1f32.exp() + 2f32.exp() + 0.5f32.exp()).ln() - 2.0;
         assert!((ce[0] - expected).abs() < 1e-6);
         assert!((ce[1] - 97.0).abs() < 1e-4);
-        assert_eq!(values(AttackLoss::Margin.per_sample(logits, y)), [-1.0, 97.0]);
+        assert_eq!(
+            values(AttackLoss::Margin.per_sample(logits, y)),
+            [-1.0, 97.0]
+        );
     }
 
     #[test]
@@ -80,7 +88,16 @@ mod tests {
         let y = Tensor::<1, Int>::from_ints([0, 1], &device);
         let (gradient, losses, logits) = input_gradient(&model, x, y, AttackLoss::Margin);
         let expected = [-0.5, 5.0, 0.5, -5.0];
-        assert!(values(gradient.clone()).iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6));
-        assert!(!gradient.device().is_autodiff() && !losses.device().is_autodiff() && !logits.device().is_autodiff());
+        assert!(
+            values(gradient.clone())
+                .iter()
+                .zip(expected)
+                .all(|(a, b)| (a - b).abs() < 1e-6)
+        );
+        assert!(
+            !gradient.device().is_autodiff()
+                && !losses.device().is_autodiff()
+                && !logits.device().is_autodiff()
+        );
     }
 }

@@ -14,7 +14,7 @@ mod tests;
 
 pub use attack::{Attack, Noise};
 pub use fgsm::Fgsm;
+pub use gauntlet_models::Classifier;
 pub use gradient::{AttackLoss, input_gradient};
 pub use pgd::{Init, Keep, Pgd};
-pub use gauntlet_models::Classifier;
 pub use threat::{Eps, Norm, ParseThreatError, ThreatModel, Violation};

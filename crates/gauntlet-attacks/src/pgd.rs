@@ -44,7 +44,13 @@ pub struct Pgd {
 }
 
 impl<const D: usize> Attack<D> for Pgd {
-    fn perturb(&self, model: &dyn Classifier<D>, x: Tensor<D>, y: Tensor<1, Int>, noise: &Noise) -> Tensor<D> {
+    fn perturb(
+        &self,
+        model: &dyn Classifier<D>,
+        x: Tensor<D>,
+        y: Tensor<1, Int>,
+        noise: &Noise,
+    ) -> Tensor<D> {
         if x.dims()[0] == 0 {
             return x;
         }
@@ -53,7 +59,8 @@ impl<const D: usize> Attack<D> for Pgd {
         for restart in 0..self.restarts.max(1) {
             last = self.start(&x, noise, restart as u32);
             for _ in 0..self.steps {
-                let (gradient, losses, logits) = input_gradient(model, last.clone(), y.clone(), self.loss);
+                let (gradient, losses, logits) =
+                    input_gradient(model, last.clone(), y.clone(), self.loss);
                 if self.keep == Keep::Best {
                     Best::update(&mut best, last.clone(), losses, logits, &y);
                 }
@@ -122,15 +129,22 @@ impl<const D: usize> Best<D> {
         logits: Tensor<2>,
         y: &Tensor<1, Int>,
     ) {
-        let wrong = AttackLoss::Margin.per_sample(logits, y.clone()).greater_elem(0.0).float();
+        let wrong = AttackLoss::Margin
+            .per_sample(logits, y.clone())
+            .greater_elem(0.0)
+            .float();
         *best = Some(match best.take() {
             None => Self { x, losses, wrong },
             Some(old) => {
                 let gain = wrong.clone() - old.wrong.clone();
                 let higher = losses.clone().greater(old.losses.clone());
-                let better = gain.clone().greater_elem(0.5).bool_or(gain.abs().lower_elem(0.5).bool_and(higher));
+                let better = gain
+                    .clone()
+                    .greater_elem(0.5)
+                    .bool_or(gain.abs().lower_elem(0.5).bool_and(higher));
                 let dims = x.dims();
-                let mask = (x.zeros_like() + per_sample(better.clone().float(), dims)).greater_elem(0.5);
+                let mask =
+                    (x.zeros_like() + per_sample(better.clone().float(), dims)).greater_elem(0.5);
                 Self {
                     x: old.x.mask_where(mask, x),
                     losses: old.losses.mask_where(better.clone(), losses),

@@ -13,7 +13,11 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
-    pub(crate) fn new<const C: usize, const N: usize>(rows: [[f32; N]; C], bias: [f32; C], device: &Device) -> Self {
+    pub(crate) fn new<const C: usize, const N: usize>(
+        rows: [[f32; N]; C],
+        bias: [f32; C],
+        device: &Device,
+    ) -> Self {
         let model = Self {
             rows: Param::from_tensor(Tensor::from_floats(rows, device)),
             bias: Param::from_tensor(Tensor::from_floats(bias, device)),
@@ -42,13 +46,19 @@ pub(crate) struct Normed {
 impl Normed {
     pub(crate) fn new(device: &Device) -> Self {
         let linear = burn::nn::LinearConfig::new(4, 3).init(device);
-        Self { norm: BatchNormConfig::new(4).init(device), linear }
+        Self {
+            norm: BatchNormConfig::new(4).init(device),
+            linear,
+        }
     }
 }
 
 impl Classifier<2> for Normed {
     fn logits(&self, x: Tensor<2>) -> Tensor<2> {
-        let x = self.norm.forward(x.unsqueeze_dim::<3>(2)).squeeze_dim::<2>(2);
+        let x = self
+            .norm
+            .forward(x.unsqueeze_dim::<3>(2))
+            .squeeze_dim::<2>(2);
         self.linear.forward(x)
     }
 

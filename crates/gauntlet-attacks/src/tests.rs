@@ -7,29 +7,55 @@ use gauntlet_kernels::{NoiseKey, Stream};
 
 use crate::evaluate::evaluate_batch;
 use crate::testing::{Linear, Normed, values};
-use crate::{Attack, AttackLoss, Classifier, Fgsm, Init, Keep, Noise, Norm, Pgd, ThreatModel, input_gradient};
+use crate::{
+    Attack, AttackLoss, Classifier, Fgsm, Init, Keep, Noise, Norm, Pgd, ThreatModel, input_gradient,
+};
 
 fn pgd(threat: &ThreatModel, init: Init, keep: Keep, restarts: usize) -> Pgd {
     let step_size = threat.eps.value() / 4.0;
-    Pgd { threat: threat.clone(), loss: AttackLoss::CrossEntropy, steps: 50, step_size, restarts, init, keep }
+    Pgd {
+        threat: threat.clone(),
+        loss: AttackLoss::CrossEntropy,
+        steps: 50,
+        step_size,
+        restarts,
+        init,
+        keep,
+    }
 }
 
 fn noise(samples: &[u32]) -> Noise {
-    Noise { key: NoiseKey::new(3, Stream::EvalAttack), samples: samples.to_vec() }
+    Noise {
+        key: NoiseKey::new(3, Stream::EvalAttack),
+        samples: samples.to_vec(),
+    }
 }
 
 fn linear(device: &Device) -> Linear {
-    Linear::new([[1.0, -2.0, 0.5, 0.3], [0.5, 1.0, -1.0, 0.2]], [0.2, -0.1], device)
+    Linear::new(
+        [[1.0, -2.0, 0.5, 0.3], [0.5, 1.0, -1.0, 0.2]],
+        [0.2, -0.1],
+        device,
+    )
 }
 
 fn batch(device: &Device) -> (Tensor<2>, Tensor<1, Int>) {
-    let x = Tensor::from_floats([[0.5, 0.4, 0.6, 0.5], [0.3, 0.7, 0.4, 0.6], [0.6, 0.5, 0.5, 0.4]], device);
+    let x = Tensor::from_floats(
+        [
+            [0.5, 0.4, 0.6, 0.5],
+            [0.3, 0.7, 0.4, 0.6],
+            [0.6, 0.5, 0.5, 0.4],
+        ],
+        device,
+    );
     (x, Tensor::from_ints([0, 1, 0], device))
 }
 
 fn attacks(threat: &ThreatModel) -> Vec<Box<dyn Attack<2>>> {
     vec![
-        Box::new(Fgsm { threat: threat.clone() }),
+        Box::new(Fgsm {
+            threat: threat.clone(),
+        }),
         Box::new(pgd(threat, Init::Clean, Keep::Last, 1)),
         Box::new(pgd(threat, Init::Uniform, Keep::Last, 1)),
         Box::new(pgd(threat, Init::Uniform, Keep::Best, 3)),
@@ -54,9 +80,19 @@ fn every_attack_finds_the_optimum_of_a_linear_model() {
             let moved = values(adversarial - x.clone());
             for (row, toward) in [1.0f32, -1.0, 1.0].into_iter().enumerate() {
                 for (column, d) in difference.into_iter().enumerate() {
-                    let optimum = toward * eps * if threat.norm == Norm::Linf { d.signum() } else { d / length };
+                    let optimum = toward
+                        * eps
+                        * if threat.norm == Norm::Linf {
+                            d.signum()
+                        } else {
+                            d / length
+                        };
                     let found = moved[row * 4 + column];
-                    assert!((found - optimum).abs() < 2e-3 * eps + 1e-6, "{} {threat}: {found} for {optimum}", attack.name());
+                    assert!(
+                        (found - optimum).abs() < 2e-3 * eps + 1e-6,
+                        "{} {threat}: {found} for {optimum}",
+                        attack.name()
+                    );
                 }
             }
         }
@@ -74,7 +110,12 @@ fn the_same_name_gives_the_same_example_and_batch_mates_do_not_matter() {
             let all = values(attack.perturb(&model, x.clone(), y.clone(), &noise(&[4, 5, 6])));
             let again = values(attack.perturb(&model, x.clone(), y.clone(), &noise(&[4, 5, 6])));
             assert_eq!(all, again);
-            let alone = attack.perturb(&model, x.clone().slice([1..2]), y.clone().slice([1..2]), &noise(&[5]));
+            let alone = attack.perturb(
+                &model,
+                x.clone().slice([1..2]),
+                y.clone().slice([1..2]),
+                &noise(&[5]),
+            );
             for (a, b) in values(alone).iter().zip(&all[4..8]) {
                 assert!((a - b).abs() < 1e-6, "{} {threat}", attack.name());
             }
@@ -91,11 +132,21 @@ fn random_starts_lie_in_the_ball_and_differ() {
     let model = Linear::new([[0.0; 16]; 2], [0.0; 2], &device);
     for (threat, mean_radius) in [("linf:0.1", 0.1 * 16.0 / 17.0), ("l2:0.1", 0.05)] {
         let threat: ThreatModel = threat.parse().unwrap();
-        let attack = Pgd { steps: 0, ..pgd(&threat, Init::Uniform, Keep::Last, 1) };
+        let attack = Pgd {
+            steps: 0,
+            ..pgd(&threat, Init::Uniform, Keep::Last, 1)
+        };
         let delta = attack.perturb(&model, x.clone(), y.clone(), &noise(&samples)) - x.clone();
-        let radii = values(if threat.norm == Norm::Linf { linf_norms(delta) } else { l2_norms(delta) });
+        let radii = values(if threat.norm == Norm::Linf {
+            linf_norms(delta)
+        } else {
+            l2_norms(delta)
+        });
         let mean = radii.iter().sum::<f32>() / 200.0;
-        assert!((mean - mean_radius).abs() < 0.008, "{threat}: mean radius {mean}");
+        assert!(
+            (mean - mean_radius).abs() < 0.008,
+            "{threat}: mean radius {mean}"
+        );
     }
 }
 
@@ -106,7 +157,14 @@ fn the_best_iterate_is_kept_over_steps_and_restarts() {
     impl Classifier<2> for Shell {
         fn logits(&self, x: Tensor<2>) -> Tensor<2> {
             // Class 1 wins where x is within 0.03 of 0.58; the loss grows with x everywhere.
-            let near = x.clone().sub_scalar(0.58).abs().sub_scalar(0.03).neg().clamp_min(0.0).mul_scalar(1e3);
+            let near = x
+                .clone()
+                .sub_scalar(0.58)
+                .abs()
+                .sub_scalar(0.03)
+                .neg()
+                .clamp_min(0.0)
+                .mul_scalar(1e3);
             Tensor::cat(vec![x.mul_scalar(-1.0).add_scalar(5.0), near], 1)
         }
         fn features(&self, x: Tensor<2>) -> Tensor<2> {
@@ -117,10 +175,23 @@ fn the_best_iterate_is_kept_over_steps_and_restarts() {
     let x = Tensor::<2>::full([1, 1], 0.5, &device);
     let y = Tensor::<1, Int>::zeros([1], &device);
     let threat: ThreatModel = "linf:0.3".parse().unwrap();
-    let attack = |keep| Pgd { steps: 4, step_size: 0.08, ..pgd(&threat, Init::Clean, keep, 1) };
+    let attack = |keep| Pgd {
+        steps: 4,
+        step_size: 0.08,
+        ..pgd(&threat, Init::Clean, keep, 1)
+    };
     let stands = |keep| {
         let key = NoiseKey::new(0, Stream::EvalAttack);
-        let (outcome, _) = evaluate_batch(&Shell, x.clone(), y.clone(), &[0], &attack(keep), &threat, key).unwrap();
+        let (outcome, _) = evaluate_batch(
+            &Shell,
+            x.clone(),
+            y.clone(),
+            &[0],
+            &attack(keep),
+            &threat,
+            key,
+        )
+        .unwrap();
         outcome.robust_accuracy()
     };
     assert_eq!(stands(Keep::Best), 0.0);
@@ -136,17 +207,37 @@ fn attacks_leave_parameters_untracked_and_batch_norm_alone() {
     let (x, _) = batch(&device);
     let y = Tensor::<1, Int>::from_ints([0, 1, 2], &device);
     let threat: ThreatModel = "linf:0.1".parse().unwrap();
-    let together = pgd(&threat, Init::Uniform, Keep::Best, 2).perturb(&model, x.clone(), y.clone(), &noise(&[0, 1, 2]));
-    assert_eq!(values(model.norm.running_mean.value_sync()), mean, "statistics moved");
-    assert_eq!(values(tracked.norm.running_mean.value_sync()), mean, "statistics of the live model moved");
+    let together = pgd(&threat, Init::Uniform, Keep::Best, 2).perturb(
+        &model,
+        x.clone(),
+        y.clone(),
+        &noise(&[0, 1, 2]),
+    );
+    assert_eq!(
+        values(model.norm.running_mean.value_sync()),
+        mean,
+        "statistics moved"
+    );
+    assert_eq!(
+        values(tracked.norm.running_mean.value_sync()),
+        mean,
+        "statistics of the live model moved"
+    );
     // Batch statistics would make the first row depend on the others.
     let alone = pgd(&threat, Init::Uniform, Keep::Best, 2).perturb(
-        &model, x.clone().slice([0..1]), y.clone().slice([0..1]), &noise(&[0]));
+        &model,
+        x.clone().slice([0..1]),
+        y.clone().slice([0..1]),
+        &noise(&[0]),
+    );
     for (a, b) in values(alone).iter().zip(values(together)) {
         assert!((a - b).abs() < 1e-6);
     }
     // The graph holds the input's gradient and nothing of the parameters.
-    assert!(!model.linear.weight.val().is_require_grad() && !model.linear.weight.val().device().is_autodiff());
+    assert!(
+        !model.linear.weight.val().is_require_grad()
+            && !model.linear.weight.val().device().is_autodiff()
+    );
     let leaf = x.autodiff().require_grad();
     let losses = AttackLoss::CrossEntropy.per_sample(model.logits(leaf.clone()), y);
     let gradients = losses.sum_dim(0).backward();

@@ -50,16 +50,25 @@ impl FromStr for Eps {
     type Err = ParseThreatError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || ParseThreatError(format!("`{text}` is no size: write a number such as `0.1` or a fraction such as `8/255`"));
+        let wrong = || {
+            ParseThreatError(format!(
+                "`{text}` is no size: write a number such as `0.1` or a fraction such as `8/255`"
+            ))
+        };
         let number = |part: &str| part.trim().parse::<f64>().map_err(|_| wrong());
         let value = match text.split_once('/') {
             Some((above, below)) => number(above)? / number(below)?,
             None => number(text)?,
         };
         if !value.is_finite() || value < 0.0 {
-            return Err(ParseThreatError(format!("`{text}` is no size: it must be finite and not negative")));
+            return Err(ParseThreatError(format!(
+                "`{text}` is no size: it must be finite and not negative"
+            )));
         }
-        Ok(Self { value: value as f32, text: text.trim().to_owned() })
+        Ok(Self {
+            value: value as f32,
+            text: text.trim().to_owned(),
+        })
     }
 }
 
@@ -89,7 +98,10 @@ impl Serialize for Eps {
 impl<'de> Deserialize<'de> for Eps {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(untagged, expecting = "a number such as `0.1` or a fraction such as \"8/255\"")]
+        #[serde(
+            untagged,
+            expecting = "a number such as `0.1` or a fraction such as \"8/255\""
+        )]
         enum Written {
             Number(f64),
             Text(String),
@@ -153,14 +165,22 @@ pub struct Violation {
 impl ThreatModel {
     /// A threat model with bounds [0, 1].
     pub fn new(norm: Norm, eps: Eps) -> Self {
-        Self { norm, eps, bounds: (0.0, 1.0) }
+        Self {
+            norm,
+            eps,
+            bounds: (0.0, 1.0),
+        }
     }
 
     /// Checks that each row of `adversarial` is finite, in bounds and within `eps` of `original`, to `f32` rounding.
     ///
     /// # Errors
     /// The first [`Violation`].
-    pub fn verify<const D: usize>(&self, original: &Tensor<D>, adversarial: &Tensor<D>) -> Result<(), Violation> {
+    pub fn verify<const D: usize>(
+        &self,
+        original: &Tensor<D>,
+        adversarial: &Tensor<D>,
+    ) -> Result<(), Violation> {
         let dims = adversarial.dims();
         if dims.contains(&0) {
             return Ok(());
@@ -170,7 +190,9 @@ impl ThreatModel {
             Norm::Linf => linf_norms(delta),
             Norm::L2 => l2_norms(delta),
         };
-        let rows = adversarial.clone().reshape([dims[0], dims[1..].iter().product::<usize>()]);
+        let rows = adversarial
+            .clone()
+            .reshape([dims[0], dims[1..].iter().product::<usize>()]);
         let sizes = host(sizes);
         let lows = host(rows.clone().min_dim(1));
         let highs = host(rows.max_dim(1));
@@ -194,14 +216,19 @@ impl ThreatModel {
 }
 
 fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
-    x.try_into_vec_as().expect("a float tensor that was computed")
+    x.try_into_vec_as()
+        .expect("a float tensor that was computed")
 }
 
 impl FromStr for ThreatModel {
     type Err = ParseThreatError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || ParseThreatError(format!("`{text}` is no threat model: write a norm and a size, such as `linf:8/255` or `l2:0.5`"));
+        let wrong = || {
+            ParseThreatError(format!(
+                "`{text}` is no threat model: write a norm and a size, such as `linf:8/255` or `l2:0.5`"
+            ))
+        };
         let (norm, eps) = text.split_once(':').ok_or_else(wrong)?;
         let norm = match norm {
             "linf" => Norm::Linf,
@@ -252,7 +279,10 @@ mod tests {
         let original = Tensor::<2>::from_floats([[0.5, 0.5], [0.5, 0.9]], &device);
         let check = |threat: &str, second: [f32; 2]| {
             let adversarial = Tensor::<2>::from_floats([[0.5, 0.5], second], &device);
-            threat.parse::<ThreatModel>().unwrap().verify(&original, &adversarial)
+            threat
+                .parse::<ThreatModel>()
+                .unwrap()
+                .verify(&original, &adversarial)
         };
         assert!(check("linf:0.1", [0.6, 0.8]).is_ok());
         assert!(check("l2:0.1", [0.6, 0.8]).is_err());

@@ -61,8 +61,13 @@ mod tests {
     use crate::Stream;
 
     fn images(batch: usize, channels: usize, height: usize, width: usize) -> Tensor<4> {
-        let values: Vec<f32> = (0..batch * channels * height * width).map(|i| 1.0 + i as f32).collect();
-        Tensor::from_data(TensorData::new(values, [batch, channels, height, width]), &Device::flex())
+        let values: Vec<f32> = (0..batch * channels * height * width)
+            .map(|i| 1.0 + i as f32)
+            .collect();
+        Tensor::from_data(
+            TensorData::new(values, [batch, channels, height, width]),
+            &Device::flex(),
+        )
     }
 
     fn values(x: Tensor<4>) -> Vec<f32> {
@@ -74,7 +79,11 @@ mod tests {
         let [channels, height, width] = dims;
         let at = |c: usize, y: isize, x: isize| {
             let inside = (0..height as isize).contains(&y) && (0..width as isize).contains(&x);
-            if inside { image[(c * height + y as usize) * width + x as usize] } else { 0.0 }
+            if inside {
+                image[(c * height + y as usize) * width + x as usize]
+            } else {
+                0.0
+            }
         };
         let mut crops = Vec::new();
         for top in 0..=2 * pad {
@@ -102,16 +111,26 @@ mod tests {
 
     #[test]
     fn every_row_is_one_of_the_possible_crops_and_all_occur() {
-        for (channels, height, width, pad, flip) in [(1, 3, 5, 1, true), (3, 4, 4, 2, false), (2, 3, 3, 0, true)] {
+        for (channels, height, width, pad, flip) in
+            [(1, 3, 5, 1, true), (3, 4, 4, 2, false), (2, 3, 3, 0, true)]
+        {
             let batch = 400;
             let original = images(1, channels, height, width);
-            let crops = all_crops(&values(original.clone()), [channels, height, width], pad, flip);
+            let crops = all_crops(
+                &values(original.clone()),
+                [channels, height, width],
+                pad,
+                flip,
+            );
             let samples: Vec<u32> = (0..batch as u32).collect();
             let key = NoiseKey::new(1, Stream::Augment);
             let augmented = crop_flip(original.repeat_dim(0, batch), pad, flip, &key, &samples);
             let mut seen = vec![0; crops.len()];
             for row in values(augmented).chunks(channels * height * width) {
-                let which = crops.iter().position(|crop| crop == row).expect("a row that is no crop");
+                let which = crops
+                    .iter()
+                    .position(|crop| crop == row)
+                    .expect("a row that is no crop");
                 seen[which] += 1;
             }
             assert!(seen.iter().all(|&n| n > 0), "{seen:?}");

@@ -171,12 +171,7 @@ impl NoiseKey {
         let key = philox([self.stream as u32, 0, 0, 0], seed);
         Words {
             key: [key[0], key[1]],
-            counter: [
-                self.restart << BLOCK_BITS,
-                sample,
-                self.step,
-                self.epoch,
-            ],
+            counter: [self.restart << BLOCK_BITS, sample, self.step, self.epoch],
         }
     }
 }
@@ -307,14 +302,20 @@ mod tests {
         let names = [
             key(),
             NoiseKey { seed: 8, ..key() },
-            NoiseKey { stream: Stream::EvalAttack, ..key() },
+            NoiseKey {
+                stream: Stream::EvalAttack,
+                ..key()
+            },
             key().at(4, 11),
             key().at(3, 12),
             key().restart(1),
         ];
         let drawn: Vec<_> = names.map(draw).into();
         for (i, a) in drawn.iter().enumerate() {
-            assert!(drawn[..i].iter().all(|b| a != b), "name {i} repeats another");
+            assert!(
+                drawn[..i].iter().all(|b| a != b),
+                "name {i} repeats another"
+            );
         }
     }
 
@@ -325,14 +326,30 @@ mod tests {
         let moments = |values: Vec<f32>| {
             let n = values.len() as f64;
             let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
-            let var = values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n;
+            let var = values
+                .iter()
+                .map(|&v| (f64::from(v) - mean).powi(2))
+                .sum::<f64>()
+                / n;
             (mean, var)
         };
         // 100,000 numbers: a mean is off by 0.003 (one sigma) at most, five of which are allowed.
-        let (mean, var) = moments(values(key().uniform(&samples, [100, 1000], -0.3, 0.3, &device)));
-        assert!(mean.abs() < 0.003 && (var - 0.03).abs() < 0.001, "{mean} {var}");
+        let (mean, var) = moments(values(key().uniform(
+            &samples,
+            [100, 1000],
+            -0.3,
+            0.3,
+            &device,
+        )));
+        assert!(
+            mean.abs() < 0.003 && (var - 0.03).abs() < 0.001,
+            "{mean} {var}"
+        );
         let (mean, var) = moments(values(key().normal(&samples, [100, 1000], &device)));
-        assert!(mean.abs() < 0.016 && (var - 1.0).abs() < 0.025, "{mean} {var}");
+        assert!(
+            mean.abs() < 0.016 && (var - 1.0).abs() < 0.025,
+            "{mean} {var}"
+        );
     }
 
     #[test]

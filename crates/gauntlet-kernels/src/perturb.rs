@@ -139,14 +139,23 @@ mod tests {
         assert!(moved.iter().all(|v| v.is_finite()));
         let grad = tensor(&[3e-7, 4e-7, 0.0, 0.0], [2, 2]);
         let x0 = tensor(&[0.5; 4], [2, 2]);
-        close(&values(l2_step(x0.clone(), x0, grad, 0.1, 0.3, BOX)), &[0.56, 0.58, 0.5, 0.5]);
+        close(
+            &values(l2_step(x0.clone(), x0, grad, 0.1, 0.3, BOX)),
+            &[0.56, 0.58, 0.5, 0.5],
+        );
     }
 
     #[test]
     fn empty_and_strided_batches() {
         let none = tensor(&[], [0, 3]);
-        assert_eq!(l2_step(none.clone(), none.clone(), none.clone(), 0.1, 0.3, BOX).dims(), [0, 3]);
-        assert_eq!(linf_step(none.clone(), none.clone(), none, 0.1, 0.3, BOX).dims(), [0, 3]);
+        assert_eq!(
+            l2_step(none.clone(), none.clone(), none.clone(), 0.1, 0.3, BOX).dims(),
+            [0, 3]
+        );
+        assert_eq!(
+            linf_step(none.clone(), none.clone(), none, 0.1, 0.3, BOX).dims(),
+            [0, 3]
+        );
         let grad = tensor(&[1.0, -1.0, 2.0, -2.0, 3.0, -3.0], [3, 2]).transpose();
         let x0 = tensor(&[0.5; 6], [2, 3]);
         let stepped = linf_step(x0.clone(), x0, grad, 0.1, 0.3, BOX);

@@ -1,3 +1,4 @@
+use burn::tensor::{Tensor, activation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,50 @@ pub enum Arch {
     WideResnet,
 }
 
+impl Arch {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Mlp,
+        Self::MnistCnn,
+        Self::SmallCnn,
+        Self::LenetMadry,
+        Self::PreactResnet18,
+        Self::WideResnet,
+    ];
+
+    /// Its name in configs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mlp => "mlp",
+            Self::MnistCnn => "mnist-cnn",
+            Self::SmallCnn => "small-cnn",
+            Self::LenetMadry => "lenet-madry",
+            Self::PreactResnet18 => "preact-resnet18",
+            Self::WideResnet => "wide-resnet",
+        }
+    }
+
+    /// What it is, in one line.
+    pub fn summary(self) -> &'static str {
+        match self {
+            Self::Mlp => "perceptron with two hidden layers of `width` (128)",
+            Self::MnistCnn => "16 4x4/2, 32 4x4/2, fc 100 (Wong & Kolter 2018)",
+            Self::SmallCnn => "four 3x3 convolutions, fc 200, 200 (Zhang et al. 2019, TRADES)",
+            Self::LenetMadry => "5x5x32, 5x5x64, fc 1024 (Madry et al. 2018)",
+            Self::PreactResnet18 => "pre-activation ResNet-18 (He et al. 2016)",
+            Self::WideResnet => {
+                "Wide ResNet of `depth` (28) and `width` (10) (Zagoruyko & Komodakis 2016)"
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Arch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// Nonlinearity between layers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -29,6 +74,15 @@ pub enum Activation {
     Relu,
     /// x * sigmoid(x)
     Silu,
+}
+
+impl Activation {
+    pub(crate) fn apply<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::Relu => activation::relu(x),
+            Self::Silu => activation::silu(x),
+        }
+    }
 }
 
 /// The `[model]` table. What the data decides (channels, size, classes) is not here but given to `init`.
@@ -54,6 +108,17 @@ pub struct ModelConfig {
     pub std: Option<Vec<f32>>,
 }
 
+/// All that is needed to build a network again; kept beside its weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Description {
+    /// The `[model]` table.
+    pub config: ModelConfig,
+    /// Channels, height and width of its images.
+    pub shape: [usize; 3],
+    /// Names of the classes.
+    pub classes: Vec<String>,
+}
+
 /// What is wrong with a model's configuration or its weights.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -74,4 +139,17 @@ pub enum ModelError {
         /// What is wrong, naming the tensor.
         problem: String,
     },
+}
+
+impl ModelError {
+    pub(crate) fn too_small(arch: &str, shape: [usize; 3], least: usize) -> Self {
+        let [_, height, width] = shape;
+        let problem = format!(
+            "`{arch}` needs images of {least}x{least} or more, these are {height}x{width}; `mlp` takes any"
+        );
+        Self::Config {
+            key: "arch",
+            problem,
+        }
+    }
 }

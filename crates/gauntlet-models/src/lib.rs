@@ -1,10 +1,17 @@
 //! Image classifiers with normalisation inside, so that inputs and attack budgets are in `[0, 1]` everywhere.
 
+mod build;
 mod classifier;
 mod config;
+mod lenet_madry;
+mod mlp;
+mod mnist_cnn;
+pub mod named;
 mod network;
+mod resnet;
+mod small_cnn;
 pub mod weights;
 
 pub use classifier::{Classifier, detached};
-pub use config::{Activation, Arch, ModelConfig, ModelError};
+pub use config::{Activation, Arch, Description, ModelConfig, ModelError};
 pub use network::Network;

@@ -50,7 +50,9 @@ pub enum TrainError {
         problem: String,
     },
     /// The loss is no number any more.
-    #[error("the loss is {loss} at step {step} (epoch {epoch}, {kind})\n\nhint: the last checkpoint is whole; a lower learning rate or `train.clip_norm` often helps")]
+    #[error(
+        "the loss is {loss} at step {step} (epoch {epoch}, {kind})\n\nhint: the last checkpoint is whole; a lower learning rate or `train.clip_norm` often helps"
+    )]
     NotFinite {
         /// Updates made before.
         step: u64,

@@ -35,7 +35,10 @@ impl InterleaveConfig {
     pub fn at(&self, step: u64, per_epoch: u64) -> StepPlan {
         let warm_up = u64::from(self.clean_epochs) * per_epoch;
         if step < warm_up {
-            return StepPlan { adversarial: 0.0, ramp: 1.0 };
+            return StepPlan {
+                adversarial: 0.0,
+                ramp: 1.0,
+            };
         }
         let step = step - warm_up;
         let adversarial = match self.pattern {
@@ -48,7 +51,11 @@ impl InterleaveConfig {
             }
         };
         let ramp_steps = self.ramp_epochs * per_epoch as f64;
-        let ramp = if ramp_steps > 0.0 { ((step + 1) as f64 / ramp_steps).min(1.0) } else { 1.0 };
+        let ramp = if ramp_steps > 0.0 {
+            ((step + 1) as f64 / ramp_steps).min(1.0)
+        } else {
+            1.0
+        };
         StepPlan { adversarial, ramp }
     }
 }
@@ -58,7 +65,11 @@ mod tests {
     use super::*;
 
     fn interleave(pattern: Pattern, adversarial: f64) -> InterleaveConfig {
-        InterleaveConfig { pattern, adversarial, ..InterleaveConfig::default() }
+        InterleaveConfig {
+            pattern,
+            adversarial,
+            ..InterleaveConfig::default()
+        }
     }
 
     #[test]
@@ -70,7 +81,10 @@ mod tests {
                 let plan = config.at(step, 100);
                 assert!(plan.adversarial == 0.0 || plan.adversarial == 1.0);
                 adversarial += plan.adversarial;
-                assert!((adversarial - share * (step + 1) as f64).abs() < 1.0, "{share} at {step}");
+                assert!(
+                    (adversarial - share * (step + 1) as f64).abs() < 1.0,
+                    "{share} at {step}"
+                );
             }
         }
     }
@@ -93,7 +107,11 @@ mod tests {
 
     #[test]
     fn clean_epochs_come_first_and_the_ramp_starts_after_them() {
-        let config = InterleaveConfig { clean_epochs: 2, ramp_epochs: 0.5, ..interleave(Pattern::Adversarial, 0.5) };
+        let config = InterleaveConfig {
+            clean_epochs: 2,
+            ramp_epochs: 0.5,
+            ..interleave(Pattern::Adversarial, 0.5)
+        };
         assert_eq!(config.at(19, 10).adversarial, 0.0);
         let first = config.at(20, 10);
         assert_eq!((first.adversarial, first.ramp), (1.0, 0.2));

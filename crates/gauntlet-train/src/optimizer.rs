@@ -33,12 +33,20 @@ struct Slots {
 impl Optimizer {
     /// An optimizer that remembers nothing yet.
     pub fn new(config: OptimizerConfig) -> Self {
-        Self { config, state: BTreeMap::new() }
+        Self {
+            config,
+            state: BTreeMap::new(),
+        }
     }
 
     /// Moves each parameter of `model` by its gradient at learning rate `rate`.
     pub fn step<M: Module>(&mut self, rate: f64, model: M, gradients: GradientsParams) -> M {
-        let mut update = Update { optimizer: self, gradients, rate, path: Vec::new() };
+        let mut update = Update {
+            optimizer: self,
+            gradients,
+            rate,
+            path: Vec::new(),
+        };
         model.map(&mut update)
     }
 
@@ -59,22 +67,53 @@ impl Optimizer {
     }
 
     /// Takes back what [`state`](Self::state) gave.
-    pub fn restore(&mut self, tensors: BTreeMap<String, TensorData>, times: BTreeMap<String, u64>, device: &Device) {
-        self.state = times.into_iter().map(|(path, time)| (path, Slots { time, ..Slots::default() })).collect();
+    pub fn restore(
+        &mut self,
+        tensors: BTreeMap<String, TensorData>,
+        times: BTreeMap<String, u64>,
+        device: &Device,
+    ) {
+        self.state = times
+            .into_iter()
+            .map(|(path, time)| {
+                (
+                    path,
+                    Slots {
+                        time,
+                        ..Slots::default()
+                    },
+                )
+            })
+            .collect();
         for (name, data) in tensors {
             let (slot, path) = name.split_once('/').unwrap_or(("first", &name));
             let slots = self.state.entry(path.to_owned()).or_default();
             let tensor = Some(Tensor::from_data(data, device));
-            if slot == "second" { slots.second = tensor } else { slots.first = tensor }
+            if slot == "second" {
+                slots.second = tensor
+            } else {
+                slots.first = tensor
+            }
         }
     }
 
     /// The update direction of one flattened parameter.
-    fn direction(&mut self, path: &str, value: Tensor<1>, mut gradient: Tensor<1>, rate: f64) -> Tensor<1> {
+    fn direction(
+        &mut self,
+        path: &str,
+        value: Tensor<1>,
+        mut gradient: Tensor<1>,
+        rate: f64,
+    ) -> Tensor<1> {
         let slots = self.state.entry(path.to_owned()).or_default();
         slots.time += 1;
         match self.config {
-            OptimizerConfig::Sgd { momentum, nesterov, weight_decay, decay_norm_and_bias } => {
+            OptimizerConfig::Sgd {
+                momentum,
+                nesterov,
+                weight_decay,
+                decay_norm_and_bias,
+            } => {
                 if weight_decay != 0.0 && (decay_norm_and_bias || decays(path)) {
                     gradient = gradient + value.clone().mul_scalar(weight_decay);
                 }
@@ -86,19 +125,36 @@ impl Optimizer {
                     Some(velocity) => velocity.mul_scalar(momentum) + gradient.clone(),
                     None => gradient.clone(),
                 };
-                let direction =
-                    if nesterov { velocity.clone().mul_scalar(momentum) + gradient } else { velocity.clone() };
+                let direction = if nesterov {
+                    velocity.clone().mul_scalar(momentum) + gradient
+                } else {
+                    velocity.clone()
+                };
                 slots.first = Some(velocity);
                 value - direction.mul_scalar(rate)
             }
-            OptimizerConfig::Adam { betas, epsilon, weight_decay, decay_norm_and_bias } => {
+            OptimizerConfig::Adam {
+                betas,
+                epsilon,
+                weight_decay,
+                decay_norm_and_bias,
+            } => {
                 if weight_decay != 0.0 && (decay_norm_and_bias || decays(path)) {
                     gradient = gradient + value.clone().mul_scalar(weight_decay);
                 }
                 value - adam(slots, gradient, betas, epsilon).mul_scalar(rate)
             }
-            OptimizerConfig::AdamW { betas, epsilon, weight_decay, decay_norm_and_bias } => {
-                let keep = if decay_norm_and_bias || decays(path) { 1.0 - rate * f64::from(weight_decay) } else { 1.0 };
+            OptimizerConfig::AdamW {
+                betas,
+                epsilon,
+                weight_decay,
+                decay_norm_and_bias,
+            } => {
+                let keep = if decay_norm_and_bias || decays(path) {
+                    1.0 - rate * f64::from(weight_decay)
+                } else {
+                    1.0
+                };
                 value.mul_scalar(keep) - adam(slots, gradient, betas, epsilon).mul_scalar(rate)
             }
         }
@@ -117,7 +173,10 @@ fn adam(slots: &mut Slots, gradient: Tensor<1>, betas: [f32; 2], epsilon: f32) -
     slots.first = Some(first.clone());
     slots.second = Some(second.clone());
     let time = slots.time as f64;
-    let denominator = second.div_scalar(1.0 - beta2.powf(time)).sqrt().add_scalar(epsilon);
+    let denominator = second
+        .div_scalar(1.0 - beta2.powf(time))
+        .sqrt()
+        .add_scalar(epsilon);
     first.div_scalar(1.0 - beta1.powf(time)) / denominator
 }
 
@@ -151,23 +210,40 @@ impl ModuleMapper for Update<'_> {
         let tracked = value.is_require_grad();
         let flat = |tensor: Tensor<D>| tensor.reshape([shape.iter().product::<usize>()]);
         let path = self.path.join(".");
-        let moved = self.optimizer.direction(&path, flat(value.inner()), flat(gradient), self.rate);
+        let moved = self
+            .optimizer
+            .direction(&path, flat(value.inner()), flat(gradient), self.rate);
         let moved = Tensor::from_inner(moved.reshape(shape)).set_require_grad(tracked);
         Param::from_mapped_value(id, moved, mapper)
     }
 }
 
 /// Scales all gradients so that their joint L2 norm is at most `limit` (Pascanu et al. 2013). Stays on the device.
-pub fn clip_global_norm<M: Module>(model: &M, gradients: GradientsParams, limit: f32) -> GradientsParams {
-    let mut norms = SquaredNorms { gradients: &gradients, sums: Vec::new() };
+pub fn clip_global_norm<M: Module>(
+    model: &M,
+    gradients: GradientsParams,
+    limit: f32,
+) -> GradientsParams {
+    let mut norms = SquaredNorms {
+        gradients: &gradients,
+        sums: Vec::new(),
+    };
     model.visit(&mut norms);
     if norms.sums.is_empty() {
         return gradients;
     }
     // `sum_dim`, not `sum`: the latter may use float atomics, and the same run twice must be the same run.
     let norm = Tensor::cat(norms.sums, 0).sum_dim(0).sqrt();
-    let scale = norm.add_scalar(1e-6).recip().mul_scalar(limit).clamp_max(1.0);
-    let mut scaled = Scale { gradients, scale, scaled: GradientsParams::new() };
+    let scale = norm
+        .add_scalar(1e-6)
+        .recip()
+        .mul_scalar(limit)
+        .clamp_max(1.0);
+    let mut scaled = Scale {
+        gradients,
+        scale,
+        scaled: GradientsParams::new(),
+    };
     model.visit(&mut scaled);
     scaled.scaled
 }
@@ -180,7 +256,8 @@ struct SquaredNorms<'a> {
 impl ModuleVisitor for SquaredNorms<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.get::<D>(param.id) {
-            self.sums.push(gradient.flatten::<1>(0, D - 1).square().sum_dim(0));
+            self.sums
+                .push(gradient.flatten::<1>(0, D - 1).square().sum_dim(0));
         }
     }
 }
@@ -196,8 +273,8 @@ impl ModuleVisitor for Scale {
         if let Some(gradient) = self.gradients.remove::<D>(param.id) {
             let shape = gradient.dims();
             let flat = gradient.flatten::<1>(0, D - 1);
-            self.scaled.register(param.id, (flat * self.scale.clone()).reshape(shape));
+            self.scaled
+                .register(param.id, (flat * self.scale.clone()).reshape(shape));
         }
     }
 }
-

@@ -110,7 +110,12 @@ pub struct InterleaveConfig {
 
 impl Default for InterleaveConfig {
     fn default() -> Self {
-        Self { pattern: Pattern::default(), adversarial: half(), clean_epochs: 0, ramp_epochs: 0.0 }
+        Self {
+            pattern: Pattern::default(),
+            adversarial: half(),
+            clean_epochs: 0,
+            ramp_epochs: 0.0,
+        }
     }
 }
 
@@ -269,7 +274,12 @@ pub struct EvaluateConfig {
 
 impl Default for EvaluateConfig {
     fn default() -> Self {
-        Self { every: 1, attack: AttackConfig::default(), at_end: FinalConfig::default(), baseline: false }
+        Self {
+            every: 1,
+            attack: AttackConfig::default(),
+            at_end: FinalConfig::default(),
+            baseline: false,
+        }
     }
 }
 
@@ -287,7 +297,10 @@ pub struct FinalConfig {
 
 impl Default for FinalConfig {
     fn default() -> Self {
-        Self { attack: final_attack(), samples: None }
+        Self {
+            attack: final_attack(),
+            samples: None,
+        }
     }
 }
 
@@ -308,7 +321,11 @@ pub struct CheckpointConfig {
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self { every_epochs: 1, every_steps: None, keep: 2 }
+        Self {
+            every_epochs: 1,
+            every_steps: None,
+            keep: 2,
+        }
     }
 }
 
@@ -368,5 +385,9 @@ fn two() -> usize {
     2
 }
 fn final_attack() -> AttackConfig {
-    AttackConfig { steps: Some(20), restarts: Some(5), ..AttackConfig::default() }
+    AttackConfig {
+        steps: Some(20),
+        restarts: Some(5),
+        ..AttackConfig::default()
+    }
 }

@@ -22,7 +22,9 @@ impl RunDir {
     /// [`TrainError::RunExists`] if a run is there already; nothing is deleted, ever.
     pub fn create(root: &Path, plan: &Plan) -> Result<Self, TrainError> {
         if root.join("config.toml").exists() {
-            return Err(TrainError::RunExists { path: root.to_owned() });
+            return Err(TrainError::RunExists {
+                path: root.to_owned(),
+            });
         }
         for folder in ["checkpoints", "samples", "tensorboard"] {
             let path = root.join(folder);
@@ -49,16 +51,29 @@ impl RunDir {
     /// As [`RunDir::open`].
     pub fn plan(root: &Path) -> Result<Plan, TrainError> {
         let path = root.join("config.toml");
-        let text = fs::read_to_string(&path).map_err(|_| TrainError::NoRun { path: root.to_owned() })?;
-        toml::from_str(&text).map_err(|error| TrainError::Config { path, problem: error.to_string() })
+        let text = fs::read_to_string(&path).map_err(|_| TrainError::NoRun {
+            path: root.to_owned(),
+        })?;
+        toml::from_str(&text).map_err(|error| TrainError::Config {
+            path,
+            problem: error.to_string(),
+        })
     }
 
     fn lock(root: &Path) -> Result<Self, TrainError> {
         let path = root.join(".lock");
-        let file = File::create(&path).map_err(|source| TrainError::Io { path: path.clone(), source })?;
+        let file = File::create(&path).map_err(|source| TrainError::Io {
+            path: path.clone(),
+            source,
+        })?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { root: root.to_owned(), _lock: file }),
-            Err(TryLockError::WouldBlock) => Err(TrainError::Busy { path: root.to_owned() }),
+            Ok(()) => Ok(Self {
+                root: root.to_owned(),
+                _lock: file,
+            }),
+            Err(TryLockError::WouldBlock) => Err(TrainError::Busy {
+                path: root.to_owned(),
+            }),
             Err(TryLockError::Error(source)) => Err(TrainError::Io { path, source }),
         }
     }
@@ -99,5 +114,8 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), TrainError> 
         file.persist(path)?;
         File::open(folder)?.sync_all()
     };
-    attempt().map_err(|source| TrainError::Io { path: path.to_owned(), source })
+    attempt().map_err(|source| TrainError::Io {
+        path: path.to_owned(),
+        source,
+    })
 }

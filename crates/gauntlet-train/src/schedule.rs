@@ -10,8 +10,15 @@ impl ScheduleConfig {
         let at = step as f64 / total.max(1) as f64;
         match self {
             Self::Constant { rate } => *rate,
-            Self::Piecewise { rate, milestones, factor } => {
-                let passed = milestones.iter().filter(|&&milestone| at >= milestone).count();
+            Self::Piecewise {
+                rate,
+                milestones,
+                factor,
+            } => {
+                let passed = milestones
+                    .iter()
+                    .filter(|&&milestone| at >= milestone)
+                    .count();
                 rate * factor.powi(passed as i32)
             }
             Self::Cosine { rate, warmup } => {
@@ -59,7 +66,11 @@ mod tests {
 
     #[test]
     fn piecewise_decays_at_every_milestone() {
-        let schedule = ScheduleConfig::Piecewise { rate: 0.1, milestones: vec![0.5, 0.75], factor: 0.1 };
+        let schedule = ScheduleConfig::Piecewise {
+            rate: 0.1,
+            milestones: vec![0.5, 0.75],
+            factor: 0.1,
+        };
         close(schedule.rate(0, 200), 0.1);
         close(schedule.rate(99, 200), 0.1);
         close(schedule.rate(100, 200), 0.01);
@@ -70,10 +81,22 @@ mod tests {
     #[test]
     fn one_cycle_is_pytorch_s() {
         // torch.optim.lr_scheduler.OneCycleLR(max_lr=0.1, total_steps=10, pct_start=0.3), printed step by step.
-        let expected =
-            [0.004, 0.052, 0.1, 0.09504846320134737, 0.08117456539497631, 0.061126149346143745, 0.038874250653856246,
-             0.018825834605023694, 0.00495193679865262, 4e-07];
-        let schedule = ScheduleConfig::OneCycle { peak: 0.1, peak_at: 0.3 };
+        let expected = [
+            0.004,
+            0.052,
+            0.1,
+            0.09504846320134737,
+            0.08117456539497631,
+            0.061126149346143745,
+            0.038874250653856246,
+            0.018825834605023694,
+            0.00495193679865262,
+            4e-07,
+        ];
+        let schedule = ScheduleConfig::OneCycle {
+            peak: 0.1,
+            peak_at: 0.3,
+        };
         for (step, rate) in expected.into_iter().enumerate() {
             let ours = schedule.rate(step as u64, 10);
             assert!((ours - rate).abs() < 1e-7, "step {step}: {ours} != {rate}");
@@ -82,7 +105,10 @@ mod tests {
 
     #[test]
     fn cosine_warms_up_and_ends_near_zero() {
-        let schedule = ScheduleConfig::Cosine { rate: 0.2, warmup: 0.1 };
+        let schedule = ScheduleConfig::Cosine {
+            rate: 0.2,
+            warmup: 0.1,
+        };
         close(schedule.rate(0, 100), 0.0);
         close(schedule.rate(5, 100), 0.1);
         close(schedule.rate(10, 100), 0.2);
@@ -92,7 +118,10 @@ mod tests {
 
     #[test]
     fn cyclic_is_a_triangle() {
-        let schedule = ScheduleConfig::Cyclic { peak: 0.2, peak_at: 0.4 };
+        let schedule = ScheduleConfig::Cyclic {
+            peak: 0.2,
+            peak_at: 0.4,
+        };
         close(schedule.rate(0, 10), 0.0);
         close(schedule.rate(2, 10), 0.1);
         close(schedule.rate(4, 10), 0.2);

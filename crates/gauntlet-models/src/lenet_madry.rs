@@ -1,0 +1,48 @@
+use burn::module::Module;
+use burn::nn::Linear;
+use burn::nn::conv::Conv2d;
+use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
+use burn::tensor::Tensor;
+
+use crate::build::Builder;
+use crate::{Activation, ModelError};
+
+/// 5×5×32 – pool – 5×5×64 – pool – fc 1024: the MNIST network of Madry et al. (2018).
+#[derive(Module, Debug)]
+pub(crate) struct LenetMadry {
+    conv1: Conv2d,
+    conv2: Conv2d,
+    pool: MaxPool2d,
+    fc1: Linear,
+    fc2: Linear,
+}
+
+impl LenetMadry {
+    pub(crate) fn new(
+        build: &mut Builder<'_>,
+        shape: [usize; 3],
+        classes: usize,
+    ) -> Result<Self, ModelError> {
+        let [channels, height, width] = shape;
+        if height < 4 || width < 4 {
+            return Err(ModelError::too_small("lenet-madry", shape, 4));
+        }
+        Ok(Self {
+            conv1: build.conv([channels, 32], 5, 1, 2),
+            conv2: build.conv([32, 64], 5, 1, 2),
+            pool: MaxPool2dConfig::new([2, 2]).with_strides([2, 2]).init(),
+            fc1: build.linear(64 * (height / 4) * (width / 4), 1024),
+            fc2: build.linear(1024, classes),
+        })
+    }
+
+    pub(crate) fn features(&self, x: Tensor<4>, act: Activation) -> Tensor<2> {
+        let x = self.pool.forward(act.apply(self.conv1.forward(x)));
+        let x = self.pool.forward(act.apply(self.conv2.forward(x)));
+        act.apply(self.fc1.forward(x.flatten(1, 3)))
+    }
+
+    pub(crate) fn head(&self, features: Tensor<2>) -> Tensor<2> {
+        self.fc2.forward(features)
+    }
+}

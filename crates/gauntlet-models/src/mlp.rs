@@ -1,0 +1,38 @@
+use burn::module::Module;
+use burn::nn::Linear;
+use burn::tensor::Tensor;
+
+use crate::Activation;
+use crate::build::Builder;
+
+/// Multilayer perceptron with two hidden layers on the flattened image.
+#[derive(Module, Debug)]
+pub(crate) struct Mlp {
+    fc1: Linear,
+    fc2: Linear,
+    fc3: Linear,
+}
+
+impl Mlp {
+    pub(crate) fn new(
+        build: &mut Builder<'_>,
+        inputs: usize,
+        width: usize,
+        classes: usize,
+    ) -> Self {
+        Self {
+            fc1: build.linear(inputs, width),
+            fc2: build.linear(width, width),
+            fc3: build.linear(width, classes),
+        }
+    }
+
+    pub(crate) fn features(&self, x: Tensor<4>, act: Activation) -> Tensor<2> {
+        let x = act.apply(self.fc1.forward(x.flatten(1, 3)));
+        act.apply(self.fc2.forward(x))
+    }
+
+    pub(crate) fn head(&self, features: Tensor<2>) -> Tensor<2> {
+        self.fc3.forward(features)
+    }
+}

@@ -1,0 +1,143 @@
+use burn::module::Module;
+use burn::nn::conv::Conv2d;
+use burn::nn::{BatchNorm, Linear};
+use burn::tensor::Tensor;
+
+use crate::build::Builder;
+use crate::{Activation, ModelError};
+
+/// Residual network with pre-activation blocks (He et al. 2016b), the shape of both PreActResNet-18 and Wide ResNet
+/// (Zagoruyko & Komodakis 2016): a 3×3 stem, stages of basic blocks, BatchNorm, global average, one linear layer.
+///
+/// Where a block changes the shape, its shortcut is a 1×1 convolution of the pre-activated input.
+#[derive(Module, Debug)]
+pub(crate) struct ResNet {
+    stem: Conv2d,
+    blocks: Vec<Block>,
+    norm: BatchNorm,
+    fc: Linear,
+}
+
+/// `x + conv(act(bn(conv(act(bn(x))))))`
+#[derive(Module, Debug)]
+pub(crate) struct Block {
+    norm1: BatchNorm,
+    conv1: Conv2d,
+    norm2: BatchNorm,
+    conv2: Conv2d,
+    shortcut: Option<Conv2d>,
+}
+
+/// Channels, blocks and first stride of a stage.
+type Stage = (usize, usize, usize);
+
+impl ResNet {
+    /// PreActResNet-18: 11,172,170 parameters on three channels with 10 classes.
+    pub(crate) fn preact18(
+        build: &mut Builder<'_>,
+        shape: [usize; 3],
+        classes: usize,
+    ) -> Result<Self, ModelError> {
+        Self::new(
+            build,
+            "preact-resnet18",
+            shape,
+            classes,
+            64,
+            &[(64, 2, 1), (128, 2, 2), (256, 2, 2), (512, 2, 2)],
+        )
+    }
+
+    /// Wide ResNet; 28-10 has 36,479,194 parameters on three channels with 10 classes.
+    pub(crate) fn wide(
+        build: &mut Builder<'_>,
+        shape: [usize; 3],
+        classes: usize,
+        depth: usize,
+        width: usize,
+    ) -> Result<Self, ModelError> {
+        if depth < 10 || !(depth - 4).is_multiple_of(6) {
+            let problem = format!("{depth} is not 6n + 4 with n of 1 or more: 16, 28, 34, 40, ...");
+            return Err(ModelError::Config {
+                key: "depth",
+                problem,
+            });
+        }
+        if width == 0 {
+            return Err(ModelError::Config {
+                key: "width",
+                problem: "must be at least 1".to_owned(),
+            });
+        }
+        let n = (depth - 4) / 6;
+        let stages = [(16 * width, n, 1), (32 * width, n, 2), (64 * width, n, 2)];
+        Self::new(build, "wide-resnet", shape, classes, 16, &stages)
+    }
+
+    fn new(
+        build: &mut Builder<'_>,
+        name: &str,
+        shape: [usize; 3],
+        classes: usize,
+        stem: usize,
+        stages: &[Stage],
+    ) -> Result<Self, ModelError> {
+        if shape[1] < 8 || shape[2] < 8 {
+            return Err(ModelError::too_small(name, shape, 8));
+        }
+        let stem_conv = build.residual_conv([shape[0], stem], 3, 1);
+        let mut channels = stem;
+        let mut blocks = Vec::new();
+        for &(out, count, stride) in stages {
+            for position in 0..count {
+                let stride = if position == 0 { stride } else { 1 };
+                blocks.push(Block::new(build, channels, out, stride));
+                channels = out;
+            }
+        }
+        let norm = build.batch_norm(channels);
+        let fc = build.linear(channels, classes);
+        Ok(Self {
+            stem: stem_conv,
+            blocks,
+            norm,
+            fc,
+        })
+    }
+
+    pub(crate) fn features(&self, x: Tensor<4>, act: Activation) -> Tensor<2> {
+        let mut x = self.stem.forward(x);
+        for block in &self.blocks {
+            x = block.forward(x, act);
+        }
+        let x = act.apply(self.norm.forward(x));
+        x.flatten::<3>(2, 3).mean_dim(2).squeeze_dim(2)
+    }
+
+    pub(crate) fn head(&self, features: Tensor<2>) -> Tensor<2> {
+        self.fc.forward(features)
+    }
+}
+
+impl Block {
+    fn new(build: &mut Builder<'_>, channels: usize, out: usize, stride: usize) -> Self {
+        let changes = stride != 1 || channels != out;
+        Self {
+            norm1: build.batch_norm(channels),
+            conv1: build.residual_conv([channels, out], 3, stride),
+            norm2: build.batch_norm(out),
+            conv2: build.residual_conv([out, out], 3, 1),
+            shortcut: changes.then(|| build.residual_conv([channels, out], 1, stride)),
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>, act: Activation) -> Tensor<4> {
+        let active = act.apply(self.norm1.forward(x.clone()));
+        let shortcut = match &self.shortcut {
+            Some(conv) => conv.forward(active.clone()),
+            None => x,
+        };
+        let y = self.conv1.forward(active);
+        self.conv2.forward(act.apply(self.norm2.forward(y))) + shortcut
+    }
+}

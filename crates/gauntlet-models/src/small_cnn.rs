@@ -1,0 +1,69 @@
+use burn::module::Module;
+use burn::nn::conv::Conv2d;
+use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
+use burn::nn::{Dropout, DropoutConfig, Linear};
+use burn::tensor::Tensor;
+
+use crate::build::Builder;
+use crate::{Activation, ModelError};
+
+/// The small network of TRADES (Zhang et al. 2019): four unpadded 3×3 convolutions, fc 200 – dropout – fc 200;
+/// 312,202 parameters on 28×28×1 with 10 classes.
+#[derive(Module, Debug)]
+pub(crate) struct SmallCnn {
+    conv1: Conv2d,
+    conv2: Conv2d,
+    conv3: Conv2d,
+    conv4: Conv2d,
+    pool: MaxPool2d,
+    fc1: Linear,
+    dropout: Dropout,
+    fc2: Linear,
+    fc3: Linear,
+}
+
+impl SmallCnn {
+    pub(crate) fn new(
+        build: &mut Builder<'_>,
+        shape: [usize; 3],
+        classes: usize,
+    ) -> Result<Self, ModelError> {
+        let [channels, height, width] = shape;
+        // Two unpadded convolutions and a pool, twice.
+        let shrink = |size: usize| {
+            size.checked_sub(4)
+                .map(|s| s / 2)
+                .and_then(|s| s.checked_sub(4))
+                .map(|s| s / 2)
+        };
+        let (Some(rows @ 1..), Some(columns @ 1..)) = (shrink(height), shrink(width)) else {
+            return Err(ModelError::too_small("small-cnn", shape, 16));
+        };
+        Ok(Self {
+            conv1: build.conv([channels, 32], 3, 1, 0),
+            conv2: build.conv([32, 32], 3, 1, 0),
+            conv3: build.conv([32, 64], 3, 1, 0),
+            conv4: build.conv([64, 64], 3, 1, 0),
+            pool: MaxPool2dConfig::new([2, 2]).with_strides([2, 2]).init(),
+            fc1: build.linear(64 * rows * columns, 200),
+            dropout: DropoutConfig::new(0.5).init(),
+            fc2: build.linear(200, 200),
+            fc3: build.linear(200, classes),
+        })
+    }
+
+    pub(crate) fn features(&self, x: Tensor<4>, act: Activation) -> Tensor<2> {
+        let x = act.apply(self.conv1.forward(x));
+        let x = act.apply(self.conv2.forward(x));
+        let x = self.pool.forward(x);
+        let x = act.apply(self.conv3.forward(x));
+        let x = act.apply(self.conv4.forward(x));
+        let x = self.pool.forward(x).flatten(1, 3);
+        let x = self.dropout.forward(act.apply(self.fc1.forward(x)));
+        act.apply(self.fc2.forward(x))
+    }
+
+    pub(crate) fn head(&self, features: Tensor<2>) -> Tensor<2> {
+        self.fc3.forward(features)
+    }
+}
