@@ -1,22 +1,112 @@
 //! Checkpoints: folders that are whole or not there.
+//!
+//! A checkpoint is staged beside its place, synced, and renamed: a reader sees all of it or nothing. `MANIFEST.json` holds
+//! the SHA-256 of every tensor by path and of every other file; a checkpoint that does not fit its manifest is not used.
 
+use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
-use gauntlet_models::{Description, Network};
+use burn::module::Module;
+use burn::tensor::{Device, TensorData};
+use gauntlet_models::{Description, Network, weights};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::TrainError;
+use crate::run_dir::write_json;
+
+/// Numbers of a run that are no tensors.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct State {
+    /// Version of this layout: 1.
+    pub(crate) schema: u32,
+    /// Updates made.
+    pub(crate) step: u64,
+    /// Updates at the last validation.
+    pub(crate) validated_at: u64,
+    /// The best checkpoint so far.
+    pub(crate) best: Option<Best>,
+    /// Seconds of training so far.
+    pub(crate) seconds: f64,
+    /// Updates of the average of the weights.
+    pub(crate) ema_updates: u64,
+    /// Updates of each parameter, as the optimizer counts them.
+    pub(crate) optimizer: BTreeMap<String, u64>,
+}
+
+/// Which checkpoint is best, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Best {
+    pub(crate) step: u64,
+    /// What it was selected by: validation accuracy, under attack if the run trains against one.
+    pub(crate) accuracy: f64,
+}
+
+/// SHA-256 of everything in a checkpoint.
+#[derive(Debug, Serialize, Deserialize)]
+struct Manifest {
+    schema: u32,
+    version: String,
+    /// By safetensors file, by path of the tensor.
+    tensors: BTreeMap<String, BTreeMap<String, String>>,
+    files: BTreeMap<String, String>,
+}
+
+/// What a checkpoint holds, in memory.
+pub(crate) struct Snapshot<'a, M> {
+    pub(crate) state: &'a State,
+    pub(crate) description: &'a Description,
+    /// The weights that ship: the average, if there is one.
+    pub(crate) model: &'a M,
+    /// The weights that are trained, if they are others.
+    pub(crate) live: Option<&'a M>,
+    pub(crate) optimizer: &'a BTreeMap<String, TensorData>,
+}
+
+const MODEL: &str = "model.safetensors";
+const LIVE: &str = "live.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "state.json";
+const DESCRIPTION: &str = "model.json";
+const MANIFEST: &str = "MANIFEST.json";
+
+fn folder(run: &Path, step: u64) -> PathBuf {
+    run.join("checkpoints").join(format!("step-{step:08}"))
+}
 
 /// The checkpoint folders of a run, oldest first, with their steps.
 pub fn list(run: &Path) -> Vec<(u64, PathBuf)> {
-    let _ = run;
-    todo!()
+    let Ok(entries) = fs::read_dir(run.join("checkpoints")) else {
+        return Vec::new();
+    };
+    let mut found: Vec<_> = entries
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let step = path
+                .file_name()?
+                .to_str()?
+                .strip_prefix("step-")?
+                .parse()
+                .ok()?;
+            Some((step, path))
+        })
+        .collect();
+    found.sort();
+    found
 }
 
 /// The best checkpoint of a run by validation robust accuracy, else the newest.
 pub fn best(run: &Path) -> Option<PathBuf> {
-    let _ = run;
-    todo!()
+    let all = list(run);
+    let newest = all.last()?.1.clone();
+    let state: Option<State> = read_json(&newest.join(STATE)).ok();
+    let chosen = state
+        .and_then(|state| state.best)
+        .map(|best| folder(run, best.step))
+        .filter(|path| path.is_dir());
+    Some(chosen.unwrap_or(newest))
 }
 
 /// The network of a checkpoint folder, untracked, verified against its manifest.
@@ -27,6 +117,230 @@ pub fn load_network(
     checkpoint: &Path,
     device: &Device,
 ) -> Result<(Network, Description), TrainError> {
-    let _ = (checkpoint, device);
-    todo!()
+    let manifest = read_manifest(checkpoint)?;
+    let description: Description = read_verified(checkpoint, DESCRIPTION, &manifest)?;
+    let network = load_weights(checkpoint, description.init(0, device)?)?;
+    Ok((network, description))
+}
+
+/// Loads the weights that ship into a network of the same architecture.
+pub(crate) fn load_weights<M: Module>(checkpoint: &Path, model: M) -> Result<M, TrainError> {
+    load_file(checkpoint, MODEL, &read_manifest(checkpoint)?, model)
+}
+
+/// Writes a checkpoint and returns its folder. Where it fails, what was written of it is removed.
+pub(crate) fn write<M: Module>(
+    run: &Path,
+    snapshot: &Snapshot<'_, M>,
+) -> Result<PathBuf, TrainError> {
+    let place = folder(run, snapshot.state.step);
+    let staging = run
+        .join("checkpoints")
+        .join(format!(".step-{:08}.partial", snapshot.state.step));
+    let written = stage(&staging, snapshot).and_then(|()| {
+        let publish = || {
+            if place.exists() {
+                // Left by a run that was killed after this step and goes on from an earlier, whole checkpoint.
+                fs::remove_dir_all(&place)?;
+            }
+            fs::rename(&staging, &place)?;
+            File::open(run.join("checkpoints"))?.sync_all()
+        };
+        publish().map_err(|source| TrainError::Io {
+            path: place.clone(),
+            source,
+        })
+    });
+    if written.is_err() {
+        let _ = fs::remove_dir_all(&staging);
+    }
+    written.map(|()| place)
+}
+
+fn stage<M: Module>(staging: &Path, snapshot: &Snapshot<'_, M>) -> Result<(), TrainError> {
+    let _ = fs::remove_dir_all(staging);
+    fs::create_dir_all(staging).map_err(|source| TrainError::Io {
+        path: staging.to_owned(),
+        source,
+    })?;
+    let about = BTreeMap::from([
+        ("format".to_owned(), "gauntlet".to_owned()),
+        ("step".to_owned(), snapshot.state.step.to_string()),
+    ]);
+    let mut tensors = BTreeMap::new();
+    tensors.insert(
+        MODEL.to_owned(),
+        weights::save(snapshot.model, &about, &staging.join(MODEL))?,
+    );
+    if let Some(live) = snapshot.live {
+        tensors.insert(
+            LIVE.to_owned(),
+            weights::save(live, &about, &staging.join(LIVE))?,
+        );
+    }
+    let optimizer = weights::save_tensors(snapshot.optimizer, &about, &staging.join(OPTIMIZER))?;
+    tensors.insert(OPTIMIZER.to_owned(), optimizer);
+    write_json(&staging.join(STATE), snapshot.state)?;
+    write_json(&staging.join(DESCRIPTION), snapshot.description)?;
+    let mut files = BTreeMap::new();
+    for name in [STATE, DESCRIPTION] {
+        files.insert(name.to_owned(), hash(&staging.join(name))?);
+    }
+    let manifest = Manifest {
+        schema: 1,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        tensors,
+        files,
+    };
+    write_json(&staging.join(MANIFEST), &manifest)
+}
+
+/// What a run goes on from.
+pub(crate) struct Restored<M> {
+    pub(crate) state: State,
+    /// The weights that ship.
+    pub(crate) model: M,
+    /// The weights that are trained.
+    pub(crate) live: M,
+    pub(crate) optimizer: BTreeMap<String, TensorData>,
+    /// Checkpoints that were found damaged, for people.
+    pub(crate) damaged: Vec<String>,
+}
+
+/// The newest whole checkpoint of a run, or `None` if there is no checkpoint. `model` gives the architecture and the device.
+///
+/// # Errors
+/// If there are checkpoints, but none is whole: the problem of the newest.
+pub(crate) fn newest<M: Module>(run: &Path, model: &M) -> Result<Option<Restored<M>>, TrainError> {
+    if let Ok(entries) = fs::read_dir(run.join("checkpoints")) {
+        for path in entries.flatten().map(|entry| entry.path()) {
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "partial")
+            {
+                let _ = fs::remove_dir_all(path);
+            }
+        }
+    }
+    let mut damaged: Vec<String> = Vec::new();
+    let mut first = None;
+    for (_, path) in list(run).into_iter().rev() {
+        match restore(&path, model) {
+            Ok(restored) => {
+                return Ok(Some(Restored {
+                    damaged,
+                    ..restored
+                }));
+            }
+            Err(error) => {
+                damaged.push(error.to_string());
+                first.get_or_insert(error);
+            }
+        }
+    }
+    first.map_or(Ok(None), Err)
+}
+
+fn restore<M: Module>(path: &Path, model: &M) -> Result<Restored<M>, TrainError> {
+    let manifest = read_manifest(path)?;
+    let state: State = read_verified(path, STATE, &manifest)?;
+    let shipped = load_file(path, MODEL, &manifest, model.valid())?;
+    let trained = if manifest.tensors.contains_key(LIVE) {
+        LIVE
+    } else {
+        MODEL
+    };
+    let live = load_file(path, trained, &manifest, model.valid())?.train();
+    let file = path.join(OPTIMIZER);
+    let optimizer = weights::load_tensors(&file, manifest.tensors.get(OPTIMIZER))
+        .map_err(|error| damage(path, error))?;
+    Ok(Restored {
+        state,
+        model: shipped,
+        live,
+        optimizer,
+        damaged: Vec::new(),
+    })
+}
+
+/// Removes all but the newest `keep` checkpoints and the best.
+pub(crate) fn prune(run: &Path, keep: usize, best: Option<u64>) {
+    let all = list(run);
+    let old = all.len().saturating_sub(keep);
+    for (_, path) in all[..old].iter().filter(|(step, _)| Some(*step) != best) {
+        // Renamed first: a removal that is cut short leaves nothing that looks like a checkpoint.
+        let doomed = path.with_extension("partial");
+        if fs::rename(path, &doomed).is_ok() {
+            let _ = fs::remove_dir_all(doomed);
+        }
+    }
+}
+
+fn read_manifest(checkpoint: &Path) -> Result<Manifest, TrainError> {
+    let manifest: Manifest =
+        read_json(&checkpoint.join(MANIFEST)).map_err(|problem| damage(checkpoint, problem))?;
+    if manifest.schema != 1 {
+        let problem = format!(
+            "written by a newer version ({}) of this program",
+            manifest.version
+        );
+        return Err(damage(checkpoint, problem));
+    }
+    Ok(manifest)
+}
+
+fn read_verified<T: DeserializeOwned>(
+    checkpoint: &Path,
+    name: &str,
+    manifest: &Manifest,
+) -> Result<T, TrainError> {
+    let found = hash(&checkpoint.join(name)).map_err(|error| damage(checkpoint, error))?;
+    match manifest.files.get(name) {
+        Some(expected) if *expected == found => {}
+        Some(expected) => {
+            return Err(damage(
+                checkpoint,
+                format!("{name} is damaged: SHA-256 {found}, not {expected}"),
+            ));
+        }
+        None => return Err(damage(checkpoint, format!("{name} is not in {MANIFEST}"))),
+    }
+    read_json(&checkpoint.join(name)).map_err(|problem| damage(checkpoint, problem))
+}
+
+fn load_file<M: Module>(
+    checkpoint: &Path,
+    name: &str,
+    manifest: &Manifest,
+    model: M,
+) -> Result<M, TrainError> {
+    let Some(hashes) = manifest.tensors.get(name) else {
+        return Err(damage(checkpoint, format!("{name} is not in {MANIFEST}")));
+    };
+    weights::load(model, &checkpoint.join(name), Some(hashes))
+        .map_err(|error| damage(checkpoint, error))
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
+    let wrong = |error: String| format!("{}: {error}", path.display());
+    let text = fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))
+}
+
+fn hash(path: &Path) -> Result<String, TrainError> {
+    let bytes = fs::read(path).map_err(|source| TrainError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(Sha256::digest(&bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}
+
+fn damage(checkpoint: &Path, problem: impl ToString) -> TrainError {
+    TrainError::Checkpoint {
+        path: checkpoint.to_owned(),
+        problem: problem.to_string(),
+    }
 }

@@ -1,7 +1,7 @@
 //! A run, as a user writes it: one TOML file, checked, every default written out.
 
-use gauntlet_attacks::{Eps, Norm, ThreatModel};
-use gauntlet_data::DataConfig;
+use gauntlet_attacks::{AttackLoss, Eps, Init, Keep, Norm, Pgd, ThreatModel};
+use gauntlet_data::{DataConfig, Source};
 use gauntlet_models::ModelConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -236,10 +236,13 @@ pub struct EmaConfig {
     pub decay: f64,
 }
 
-/// A PGD attack; `eps` and `norm` come from `[threat]`.
+/// A PGD attack; its norm comes from `[threat]`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AttackConfig {
+    /// Budget in input units. Default: that of `[threat]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eps: Option<Eps>,
     /// Gradient steps. Default: 10.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<usize>,
@@ -337,17 +340,345 @@ pub struct PlanError {
     pub problems: Vec<(String, String)>,
 }
 
+/// Collects what is wrong with a plan.
+#[derive(Default)]
+struct Problems(Vec<(String, String)>);
+
+impl Problems {
+    fn unless(&mut self, holds: bool, key: &str, problem: impl Into<String>) {
+        if !holds {
+            self.0.push((key.to_owned(), problem.into()));
+        }
+    }
+
+    fn share(&mut self, key: &str, value: f64) {
+        self.unless(
+            value > 0.0 && value < 1.0,
+            key,
+            format!("{value} is not between 0 and 1"),
+        );
+    }
+
+    fn positive(&mut self, key: &str, value: f64) {
+        self.unless(
+            value.is_finite() && value > 0.0,
+            key,
+            format!("{value} is not positive"),
+        );
+    }
+
+    fn not_negative(&mut self, key: &str, value: f64) {
+        self.unless(
+            value.is_finite() && value >= 0.0,
+            key,
+            format!("{value} is negative or no number"),
+        );
+    }
+
+    fn at_least_one(&mut self, key: &str, value: u64) {
+        self.unless(value >= 1, key, "must be at least 1");
+    }
+
+    fn attack(&mut self, key: &str, attack: &AttackConfig) {
+        if let Some(steps) = attack.steps {
+            self.at_least_one(&format!("{key}.steps"), steps as u64);
+        }
+        for (name, size) in [("eps", &attack.eps), ("step_size", &attack.step_size)] {
+            if let Some(size) = size {
+                self.positive(&format!("{key}.{name}"), f64::from(size.value()));
+            }
+        }
+        if let Some(restarts) = attack.restarts {
+            let fits = (1..=MAX_RESTARTS).contains(&restarts);
+            self.unless(
+                fits,
+                &format!("{key}.restarts"),
+                format!("{restarts} is not in 1..={MAX_RESTARTS}"),
+            );
+        }
+    }
+
+    fn optimizer(&mut self, optimizer: &OptimizerConfig) {
+        let decay = match *optimizer {
+            OptimizerConfig::Sgd {
+                momentum,
+                nesterov,
+                weight_decay,
+                ..
+            } => {
+                let fits = (0.0..1.0).contains(&momentum);
+                self.unless(
+                    fits,
+                    "train.optimizer.momentum",
+                    format!("{momentum} is not in [0, 1)"),
+                );
+                let meaningful = !nesterov || momentum > 0.0;
+                self.unless(
+                    meaningful,
+                    "train.optimizer.nesterov",
+                    "needs `momentum` above 0",
+                );
+                weight_decay
+            }
+            OptimizerConfig::Adam {
+                betas,
+                epsilon,
+                weight_decay,
+                ..
+            }
+            | OptimizerConfig::AdamW {
+                betas,
+                epsilon,
+                weight_decay,
+                ..
+            } => {
+                let fits = betas.iter().all(|beta| (0.0..1.0).contains(beta));
+                self.unless(
+                    fits,
+                    "train.optimizer.betas",
+                    format!("{betas:?} are not in [0, 1)"),
+                );
+                self.positive("train.optimizer.epsilon", f64::from(epsilon));
+                weight_decay
+            }
+        };
+        self.not_negative("train.optimizer.weight_decay", f64::from(decay));
+    }
+
+    fn schedule(&mut self, schedule: &ScheduleConfig) {
+        match schedule {
+            ScheduleConfig::Constant { rate } => self.positive("train.schedule.rate", *rate),
+            ScheduleConfig::Piecewise {
+                rate,
+                milestones,
+                factor,
+            } => {
+                self.positive("train.schedule.rate", *rate);
+                self.positive("train.schedule.factor", *factor);
+                let inside = milestones.iter().all(|at| *at > 0.0 && *at < 1.0);
+                let fits = inside && milestones.is_sorted();
+                let hint = "shares of the run between 0 and 1, ascending, such as [0.5, 0.75]";
+                self.unless(
+                    fits,
+                    "train.schedule.milestones",
+                    format!("{milestones:?} are not {hint}"),
+                );
+            }
+            ScheduleConfig::Cosine { rate, warmup } => {
+                self.positive("train.schedule.rate", *rate);
+                let fits = (0.0..1.0).contains(warmup);
+                self.unless(
+                    fits,
+                    "train.schedule.warmup",
+                    format!("{warmup} is not in [0, 1)"),
+                );
+            }
+            ScheduleConfig::OneCycle { peak, peak_at }
+            | ScheduleConfig::Cyclic { peak, peak_at } => {
+                self.positive("train.schedule.peak", *peak);
+                self.share("train.schedule.peak_at", *peak_at);
+            }
+        }
+    }
+}
+
+/// More would run into the numbers that radii of L2 starts are drawn under.
+const MAX_RESTARTS: usize = 2048;
+
 impl Plan {
     /// Checks every value against its range and the values against each other.
     ///
     /// # Errors
     /// All problems at once.
     pub fn check(&self) -> Result<(), PlanError> {
-        todo!()
+        let mut wrong = Problems::default();
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let name =
+            !self.name.is_empty() && self.name.chars().all(legal) && !self.name.starts_with('.');
+        wrong.unless(
+            name,
+            "name",
+            "names a folder: letters, digits, `-`, `_` and `.`, not starting with `.`",
+        );
+
+        let folder = self.data.source == Source::ImageFolder;
+        wrong.unless(
+            !folder || self.data.path.is_some(),
+            "data.path",
+            "`image-folder` needs the folder",
+        );
+        wrong.unless(
+            folder || self.data.path.is_none(),
+            "data.path",
+            "only `image-folder` takes a folder",
+        );
+        wrong.unless(
+            folder || self.data.size.is_none(),
+            "data.size",
+            "only `image-folder` resizes",
+        );
+        wrong.at_least_one("data.batch_size", self.data.batch_size as u64);
+        wrong.at_least_one("data.limit", self.data.limit.unwrap_or(1) as u64);
+
+        wrong.positive("threat.eps", f64::from(self.threat.eps.value()));
+        let sane = self.threat.norm != Norm::Linf || self.threat.eps.value() <= 1.0;
+        wrong.unless(
+            sane,
+            "threat.eps",
+            "more than 1, the whole range of a pixel; did you mean a fraction such as \"8/255\"?",
+        );
+
+        let train = &self.train;
+        wrong.at_least_one("train.epochs", u64::from(train.epochs));
+        let interleave = &train.interleave;
+        let share = interleave.adversarial > 0.0 && interleave.adversarial <= 1.0;
+        wrong.unless(
+            share,
+            "train.interleave.adversarial",
+            format!("{} is not in (0, 1]", interleave.adversarial),
+        );
+        wrong.not_negative("train.interleave.ramp_epochs", interleave.ramp_epochs);
+        let some_left = interleave.clean_epochs < train.epochs.max(1);
+        wrong.unless(
+            some_left,
+            "train.interleave.clean_epochs",
+            "leaves no epoch to attack in; see `train.epochs`",
+        );
+        let means =
+            train.objective != Objective::Standard || *interleave == InterleaveConfig::default();
+        wrong.unless(
+            means,
+            "train.interleave",
+            "objective `standard` attacks nothing: remove this or choose `pgd`",
+        );
+        wrong.optimizer(&train.optimizer);
+        wrong.schedule(&train.schedule);
+        if let Some(limit) = train.clip_norm {
+            wrong.positive("train.clip_norm", f64::from(limit));
+        }
+        let smoothing = (0.0..1.0).contains(&train.label_smoothing);
+        wrong.unless(
+            smoothing,
+            "train.label_smoothing",
+            format!("{} is not in [0, 1)", train.label_smoothing),
+        );
+        if let Some(ema) = &train.ema {
+            wrong.share("train.ema.decay", ema.decay);
+        }
+        wrong.attack("train.attack", &train.attack);
+        let single = train.attack.restarts.unwrap_or(1) == 1;
+        wrong.unless(
+            single,
+            "train.attack.restarts",
+            "training runs the attack once",
+        );
+
+        wrong.at_least_one("evaluate.every", u64::from(self.evaluate.every));
+        wrong.attack("evaluate.attack", &self.evaluate.attack);
+        wrong.attack("evaluate.final.attack", &self.evaluate.at_end.attack);
+        wrong.at_least_one(
+            "evaluate.final.samples",
+            self.evaluate.at_end.samples.unwrap_or(1) as u64,
+        );
+        wrong.at_least_one(
+            "checkpoint.every_epochs",
+            u64::from(self.checkpoint.every_epochs),
+        );
+        wrong.at_least_one(
+            "checkpoint.every_steps",
+            self.checkpoint.every_steps.unwrap_or(1),
+        );
+        wrong.at_least_one("checkpoint.keep", self.checkpoint.keep as u64);
+        if wrong.0.is_empty() {
+            Ok(())
+        } else {
+            Err(PlanError { problems: wrong.0 })
+        }
     }
+
     /// The same plan with every default written out.
     pub fn resolved(&self) -> Self {
-        todo!()
+        let eps = &self.threat.eps;
+        let mut plan = self.clone();
+        plan.train.attack = self.train.attack.resolved(eps, 10, 1);
+        plan.evaluate.attack = self.evaluate.attack.resolved(eps, 10, 1);
+        plan.evaluate.at_end.attack = self.evaluate.at_end.attack.resolved(eps, 20, 5);
+        plan
+    }
+
+    /// The plan of the standard twin: the same data, network, seed, epochs and optimizer, no attack.
+    pub fn baseline(&self) -> Self {
+        let mut plan = self.clone();
+        plan.train.objective = Objective::Standard;
+        plan.train.interleave = InterleaveConfig::default();
+        plan.evaluate.baseline = false;
+        plan
+    }
+
+    /// The attack inside training: the last iterate counts.
+    pub fn train_attack(&self) -> Pgd {
+        self.train
+            .attack
+            .resolved(&self.threat.eps, 10, 1)
+            .pgd(self.threat.norm, Keep::Last)
+    }
+
+    /// The attack on validation data: the best iterate of each sample counts.
+    pub fn validation_attack(&self) -> Pgd {
+        self.evaluate
+            .attack
+            .resolved(&self.threat.eps, 10, 1)
+            .pgd(self.threat.norm, Keep::Best)
+    }
+
+    /// The attack that judges the finished model.
+    pub fn final_attack(&self) -> Pgd {
+        self.evaluate
+            .at_end
+            .attack
+            .resolved(&self.threat.eps, 20, 5)
+            .pgd(self.threat.norm, Keep::Best)
+    }
+}
+
+impl AttackConfig {
+    fn resolved(&self, eps: &Eps, steps: usize, restarts: usize) -> Self {
+        let steps = self.steps.unwrap_or(steps);
+        let eps = self.eps.clone().unwrap_or_else(|| eps.clone());
+        let step_size = self.step_size.clone().unwrap_or_else(|| {
+            let exact = 2.5 * f64::from(eps.value()) / steps.max(1) as f64;
+            // As a person would write it: what f32 adds in the eighth digit is noise.
+            let written = (exact * 1e7).round() / 1e7;
+            Eps::try_from(if written > 0.0 { written } else { exact })
+                .unwrap_or_else(|_| eps.clone())
+        });
+        Self {
+            eps: Some(eps),
+            steps: Some(steps),
+            step_size: Some(step_size),
+            random_start: Some(self.random_start.unwrap_or(true)),
+            restarts: Some(self.restarts.unwrap_or(restarts)),
+        }
+    }
+
+    fn pgd(self, norm: Norm, keep: Keep) -> Pgd {
+        let (Some(eps), Some(steps), Some(step_size)) = (self.eps, self.steps, self.step_size)
+        else {
+            unreachable!("only resolved attacks are built");
+        };
+        Pgd {
+            threat: ThreatModel::new(norm, eps),
+            loss: AttackLoss::CrossEntropy,
+            steps,
+            step_size: step_size.value(),
+            restarts: self.restarts.unwrap_or(1),
+            init: if self.random_start == Some(false) {
+                Init::Clean
+            } else {
+                Init::Uniform
+            },
+            keep,
+        }
     }
 }
 
@@ -389,5 +720,98 @@ fn final_attack() -> AttackConfig {
         steps: Some(20),
         restarts: Some(5),
         ..AttackConfig::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALLEST: &str = r#"
+        name = "smallest"
+        data = { source = "digits" }
+        model = { arch = "mlp" }
+        threat = { norm = "linf", eps = "8/255" }
+        [train]
+        objective = "pgd"
+        epochs = 2
+        optimizer = { kind = "sgd" }
+        schedule = { kind = "constant", rate = 0.1 }
+    "#;
+
+    #[test]
+    fn every_default_is_written_out_once_and_for_all() {
+        let plan: Plan = toml::from_str(SMALLEST).unwrap();
+        plan.check().unwrap();
+        let resolved = plan.resolved();
+        let attack = &resolved.evaluate.at_end.attack;
+        assert_eq!((attack.steps, attack.restarts), (Some(20), Some(5)));
+        // 2.5 * 8/255 / 20, to seven digits.
+        assert_eq!(attack.step_size.as_ref().unwrap().to_string(), "0.0039216");
+        assert_eq!(attack.eps.as_ref().unwrap().to_string(), "8/255");
+        let text = toml::to_string(&resolved).unwrap();
+        assert!(
+            text.contains("eps = \"8/255\"") && text.contains("decay_norm_and_bias = true"),
+            "{text}"
+        );
+        let again: Plan = toml::from_str(&text).unwrap();
+        assert_eq!(again, resolved);
+        assert_eq!(again.resolved(), resolved);
+    }
+
+    #[test]
+    fn all_problems_are_named_at_once_by_their_keys() {
+        let mut plan: Plan = toml::from_str(SMALLEST).unwrap();
+        plan.name = "../elsewhere".to_owned();
+        plan.threat.eps = "8".parse().unwrap();
+        plan.train.label_smoothing = 1.0;
+        plan.train.schedule = ScheduleConfig::Piecewise {
+            rate: 0.1,
+            milestones: vec![0.75, 0.5],
+            factor: 0.1,
+        };
+        plan.train.attack.restarts = Some(5);
+        plan.evaluate.at_end.attack.steps = Some(0);
+        plan.data.path = Some("pictures".into());
+        let keys: Vec<_> = plan
+            .check()
+            .unwrap_err()
+            .problems
+            .into_iter()
+            .map(|(key, _)| key)
+            .collect();
+        let expected = [
+            "name",
+            "data.path",
+            "threat.eps",
+            "train.schedule.milestones",
+            "train.label_smoothing",
+            "train.attack.restarts",
+            "evaluate.final.attack.steps",
+        ];
+        assert_eq!(keys, expected);
+    }
+
+    #[test]
+    fn the_twin_differs_in_nothing_but_the_attack() {
+        let mut plan: Plan = toml::from_str(SMALLEST).unwrap();
+        plan.train.interleave.pattern = Pattern::Mixed;
+        plan.evaluate.baseline = true;
+        let twin = plan.baseline();
+        twin.check().unwrap();
+        assert_eq!(twin.train.objective, Objective::Standard);
+        let back = Plan {
+            train: plan.train.clone(),
+            evaluate: plan.evaluate.clone(),
+            ..twin
+        };
+        assert_eq!(back, plan);
+    }
+
+    #[test]
+    fn misspelt_keys_are_refused() {
+        let text = SMALLEST.replace("epochs", "epoch");
+        let error = toml::from_str::<Plan>(&text).unwrap_err().to_string();
+        assert!(error.contains("unknown field `epoch`"), "{error}");
     }
 }

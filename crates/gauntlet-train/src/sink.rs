@@ -51,8 +51,9 @@ pub struct Record {
     pub eps: f64,
     /// Learning rate.
     pub learning_rate: f64,
-    /// Images trained on in a second, attack included. Wall-clock: differs between runs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Images trained on in a second, attack included. Not written to `metrics.jsonl`: the same run twice writes the same
+    /// file.
+    #[serde(skip)]
     pub images_per_second: Option<f64>,
 }
 
