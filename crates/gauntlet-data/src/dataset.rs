@@ -1,9 +1,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use gauntlet_kernels::{NoiseKey, Stream};
+use sha2::{Digest, Sha256};
 
-use crate::{DataConfig, DataError};
+use crate::decode::{self, Part};
+use crate::{DataConfig, DataError, Source, fetch, image_folder, shuffle};
 
 /// Images as bytes, with labels. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -33,19 +36,57 @@ impl Dataset {
     pub fn len(&self) -> usize {
         self.ids.len()
     }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
+
     /// The first `n` samples (all, if there are fewer).
     pub fn take(&self, n: usize) -> Self {
-        let _ = n;
-        todo!()
+        let ids = self.ids.iter().take(n).copied().collect();
+        Self {
+            ids: Arc::new(ids),
+            ..self.clone()
+        }
     }
+
+    /// How many samples each class has.
+    pub fn class_counts(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.classes.len()];
+        for &id in self.ids.iter() {
+            counts[self.labels[id as usize] as usize] += 1;
+        }
+        counts
+    }
+
     /// Samples at `positions` (indices into this split) on `device`: images in [0, 1] `[n, c, h, w]`, labels `[n]`.
+    ///
+    /// # Panics
+    /// If a position is not below [`len`](Self::len).
     pub fn batch(&self, positions: &[usize], device: &Device) -> (Tensor<4>, Tensor<1, Int>) {
-        let _ = (positions, device);
-        todo!()
+        let ids: Vec<u32> = positions
+            .iter()
+            .map(|&position| self.ids[position])
+            .collect();
+        let [channels, height, width] = self.shape;
+        let size = channels * height * width;
+        let scale = 1.0 / f32::from(self.max);
+        let values: Vec<f32> = ids
+            .iter()
+            .flat_map(|&id| &self.pixels[id as usize * size..(id as usize + 1) * size])
+            .map(|&pixel| f32::from(pixel) * scale)
+            .collect();
+        let labels: Vec<i32> = ids
+            .iter()
+            .map(|&id| self.labels[id as usize] as i32)
+            .collect();
+        let images = TensorData::new(values, [ids.len(), channels, height, width]);
+        let count = labels.len();
+        (
+            Tensor::from_data(images, device),
+            Tensor::from_data(TensorData::new(labels, [count]), device),
+        )
     }
 }
 
@@ -66,6 +107,221 @@ pub struct Splits {
 /// # Errors
 /// [`DataError::Missing`] with the command that fetches it; a damaged file by name with both hashes.
 pub fn load(config: &DataConfig, root: &Path, seed: u64) -> Result<Splits, DataError> {
-    let _ = (config, root, seed);
-    todo!()
+    let source = config.source;
+    if source == Source::ImageFolder {
+        let images = image_folder::load(config, seed)?;
+        return split(
+            config,
+            seed,
+            images.train,
+            images.test,
+            255,
+            images.shape,
+            images.classes,
+        );
+    }
+    let shape = source.info().shape.expect("the known sources have one");
+    let (train, test, max) = match source {
+        Source::Digits => {
+            let all = decode::digits();
+            let cut = all.labels.len() - 450;
+            let part = |range: std::ops::Range<usize>| Part {
+                pixels: Arc::new(all.pixels[range.start * 64..range.end * 64].to_vec()),
+                labels: Arc::new(all.labels[range].to_vec()),
+            };
+            (part(0..cut), part(cut..all.labels.len()), 16)
+        }
+        Source::Mnist | Source::FashionMnist => {
+            let part = |images: usize, labels: usize| {
+                let pixels = read(source, images, root, |bytes| {
+                    decode::idx_images(bytes, shape)
+                })?;
+                let labels = read(source, labels, root, |bytes| decode::idx_labels(bytes, 10))?;
+                Ok(Part {
+                    pixels: Arc::new(pixels),
+                    labels: Arc::new(labels),
+                })
+            };
+            (part(0, 1)?, part(2, 3)?, 255)
+        }
+        Source::Cifar10 | Source::Cifar100 => {
+            let (label_bytes, classes) = if source == Source::Cifar10 {
+                (1, 10)
+            } else {
+                (2, 100)
+            };
+            let part = |files: std::ops::Range<usize>| {
+                let (mut pixels, mut labels) = (Vec::new(), Vec::new());
+                for file in files {
+                    let (more, of) = read(source, file, root, |bytes| {
+                        decode::cifar(bytes, label_bytes, classes)
+                    })?;
+                    pixels.extend(more);
+                    labels.extend(of);
+                }
+                Ok(Part {
+                    pixels: Arc::new(pixels),
+                    labels: Arc::new(labels),
+                })
+            };
+            let test = source.info().files.len() - 1;
+            (part(0..test)?, part(test..test + 1)?, 255)
+        }
+        Source::ImageFolder => unreachable!("returned above"),
+    };
+    split(config, seed, train, test, max, shape, source.classes())
+}
+
+/// Reads, verifies and decodes one file of a known data set.
+fn read<T>(
+    source: Source,
+    file: usize,
+    root: &Path,
+    decode: impl Fn(&[u8]) -> Result<T, String>,
+) -> Result<T, DataError> {
+    let (path, bytes) = fetch::read_verified(source, &source.info().files[file], root)?;
+    decode(&bytes).map_err(|problem| DataError::File { path, problem })
+}
+
+fn split(
+    config: &DataConfig,
+    seed: u64,
+    train: Part,
+    test: Part,
+    max: u8,
+    shape: [usize; 3],
+    classes: Vec<String>,
+) -> Result<Splits, DataError> {
+    let examples = train.labels.len();
+    if config.validation >= examples {
+        let problem = format!(
+            "{} held out of {examples} leave nothing to train on",
+            config.validation
+        );
+        return Err(DataError::Config {
+            key: "validation",
+            problem,
+        });
+    }
+    let mut order: Vec<u32> = (0..examples as u32).collect();
+    shuffle::shuffle(&mut order, &mut NoiseKey::new(seed, Stream::Split).rng(0));
+    let mut held_out = order.split_off(examples - config.validation);
+    held_out.sort_unstable();
+    order.sort_unstable();
+    order.truncate(config.limit.unwrap_or(examples));
+
+    let classes = Arc::new(classes);
+    let dataset = |part: &Part, split: &'static str, ids: Vec<u32>| Dataset {
+        name: config.source.name().to_owned(),
+        split,
+        pixels: Arc::clone(&part.pixels),
+        max,
+        shape,
+        labels: Arc::clone(&part.labels),
+        ids: Arc::new(ids),
+        classes: Arc::clone(&classes),
+        sha256: hash(part),
+    };
+    let all = (0..test.labels.len() as u32).collect();
+    Ok(Splits {
+        train: dataset(&train, "train", order),
+        validation: dataset(&train, "validation", held_out),
+        test: dataset(&test, "test", all),
+    })
+}
+
+fn hash(part: &Part) -> String {
+    let mut hasher = Sha256::new();
+    hasher.update(&*part.pixels);
+    for label in part.labels.iter() {
+        hasher.update(label.to_le_bytes());
+    }
+    crate::hex(&hasher.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(validation: usize) -> DataConfig {
+        DataConfig {
+            source: Source::Digits,
+            path: None,
+            size: None,
+            validation,
+            limit: None,
+            batch_size: 8,
+            augment: Vec::new(),
+        }
+    }
+
+    fn digits(validation: usize, seed: u64) -> Splits {
+        load(&config(validation), Path::new("/nonexistent"), seed).unwrap()
+    }
+
+    #[test]
+    fn parts_are_disjoint_complete_and_chosen_by_seed() {
+        let splits = digits(200, 1);
+        assert_eq!(
+            (
+                splits.train.len(),
+                splits.validation.len(),
+                splits.test.len()
+            ),
+            (1147, 200, 450)
+        );
+        let mut all: Vec<u32> = splits
+            .train
+            .ids
+            .iter()
+            .chain(splits.validation.ids.iter())
+            .copied()
+            .collect();
+        all.sort_unstable();
+        assert_eq!(all, (0..1347).collect::<Vec<_>>());
+        assert_eq!(digits(200, 1).validation.ids, splits.validation.ids);
+        assert_ne!(digits(200, 2).validation.ids, splits.validation.ids);
+        assert!(
+            splits.validation.ids.iter().any(|&id| id > 700)
+                && splits.validation.ids.iter().any(|&id| id < 600)
+        );
+    }
+
+    #[test]
+    fn a_limit_leaves_what_is_held_out_alone() {
+        let whole = digits(100, 0);
+        let few = load(
+            &DataConfig {
+                limit: Some(50),
+                ..config(100)
+            },
+            Path::new(""),
+            0,
+        )
+        .unwrap();
+        assert_eq!(few.validation.ids, whole.validation.ids);
+        assert_eq!(few.train.ids[..], whole.train.ids[..50]);
+        let none_left = load(&config(1347), Path::new(""), 0).unwrap_err();
+        assert!(
+            none_left.to_string().contains("data.validation"),
+            "{none_left}"
+        );
+    }
+
+    #[test]
+    fn batches_are_scaled_pixels_in_the_order_asked_for() {
+        let test = digits(0, 0).test;
+        let (x, y) = test.batch(&[3, 0, 3], &Device::flex());
+        assert_eq!(x.dims(), [3, 1, 8, 8]);
+        let values: Vec<f32> = x.try_into_vec_as().unwrap();
+        let expected: Vec<f32> = test.pixels[3 * 64..4 * 64]
+            .iter()
+            .map(|&p| f32::from(p) / 16.0)
+            .collect();
+        assert_eq!(values[..64], expected);
+        assert_eq!(values[128..], expected);
+        let labels: Vec<i64> = y.try_into_vec_as().unwrap();
+        assert_eq!(labels[0], i64::from(test.labels[3]));
+        assert_eq!(test.class_counts().iter().sum::<usize>(), 450);
+    }
 }

@@ -2,14 +2,21 @@
 
 mod config;
 mod dataset;
+mod decode;
+mod download;
 mod error;
 pub mod fetch;
-pub mod image_folder;
+mod image_folder;
 mod loader;
 pub mod picture;
+mod shuffle;
 pub mod sources;
 
 pub use config::{Augment, DataConfig, Source};
 pub use dataset::{Dataset, Splits, load};
 pub use error::DataError;
 pub use loader::{Batch, Loader};
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,6 +1,11 @@
 //! Tensors as pictures people can look at.
 
+use std::io::Cursor;
+
 use burn::tensor::Tensor;
+use font8x8::UnicodeFonts;
+use image::imageops::{self, FilterType};
+use image::{ImageFormat, Rgb};
 
 pub use image::RgbImage;
 
@@ -15,9 +20,229 @@ pub struct Example {
     pub adversarial: String,
 }
 
+const WHITE: Rgb<u8> = Rgb([255, 255, 255]);
+const INK: Rgb<u8> = Rgb([40, 40, 40]);
+const RIGHT: Rgb<u8> = Rgb([0, 110, 60]);
+const WRONG: Rgb<u8> = Rgb([190, 20, 30]);
+
+/// Side of an enlarged image, at least.
+const CELL: u32 = 96;
+const GAP: u32 = 8;
+/// Side of a letter.
+const LETTER: u32 = 8;
+const LINE: u32 = LETTER + 6;
+
 /// A picture with one row per sample: clean | perturbation, amplified to full range around grey | adversarial, each
 /// enlarged to a readable size, with label and predictions written beside it. RGB, ready to save as PNG.
+///
+/// # Shapes
+/// `clean` and `adversarial`: `[n, channels, height, width]` with 1 or 3 channels, values in [0, 1]; `examples`: `n`.
 pub fn grid(clean: Tensor<4>, adversarial: Tensor<4>, examples: &[Example]) -> RgbImage {
-    let _ = (clean, adversarial, examples);
-    todo!()
+    let dims = clean.dims();
+    let scale = CELL.div_ceil(dims[2].max(dims[3]).max(1) as u32);
+    let (cell_width, cell_height) = (dims[3] as u32 * scale, dims[2] as u32 * scale);
+    let texts: Vec<[(String, Rgb<u8>); 3]> = examples.iter().map(lines).collect();
+    let longest = texts
+        .iter()
+        .flatten()
+        .map(|(text, _)| text.chars().count())
+        .max()
+        .unwrap_or(0) as u32;
+    let row_height = cell_height.max(3 * LINE) + GAP;
+    let header = LINE + GAP;
+    let width = GAP + 3 * (cell_width + GAP) + longest * LETTER + GAP;
+    let mut picture = RgbImage::from_pixel(width, header + row_height * dims[0] as u32, WHITE);
+    for (column, title) in ["clean", "change", "attacked"].into_iter().enumerate() {
+        write(
+            &mut picture,
+            GAP + column as u32 * (cell_width + GAP),
+            GAP / 2,
+            title,
+            INK,
+        );
+    }
+
+    let size: usize = dims[1..].iter().product();
+    let (clean, adversarial) = (host(clean), host(adversarial));
+    for (row, text) in texts.iter().enumerate() {
+        let pixels = |values: &[f32]| values[row * size..(row + 1) * size].to_vec();
+        let (before, after) = (pixels(&clean), pixels(&adversarial));
+        let change: Vec<f32> = after.iter().zip(&before).map(|(a, b)| a - b).collect();
+        let largest = change
+            .iter()
+            .fold(0f32, |most, v| most.max(v.abs()))
+            .max(1e-12);
+        let amplified = change.iter().map(|v| 0.5 + 0.5 * v / largest).collect();
+        let top = header + row as u32 * row_height;
+        for (column, values) in [before, amplified, after].into_iter().enumerate() {
+            let cell = enlarged(&values, [dims[1], dims[2], dims[3]], scale);
+            imageops::replace(
+                &mut picture,
+                &cell,
+                i64::from(GAP + column as u32 * (cell_width + GAP)),
+                i64::from(top),
+            );
+        }
+        for (line, (text, colour)) in text.iter().enumerate() {
+            let left = GAP + 3 * (cell_width + GAP);
+            write(&mut picture, left, top + line as u32 * LINE, text, *colour);
+        }
+    }
+    picture
+}
+
+/// Images side by side, `columns` in a row, each enlarged to a readable size.
+///
+/// # Shapes
+/// `images: [n, channels, height, width]` with 1 or 3 channels, values in [0, 1].
+pub fn contact_sheet(images: Tensor<4>, columns: usize) -> RgbImage {
+    let [count, channels, height, width] = images.dims();
+    let columns = columns.clamp(1, count.max(1));
+    let scale = (CELL / 2).div_ceil(height.max(width).max(1) as u32);
+    let (cell_width, cell_height) = (width as u32 * scale + 2, height as u32 * scale + 2);
+    let rows = count.div_ceil(columns) as u32;
+    let mut picture = RgbImage::from_pixel(columns as u32 * cell_width, rows * cell_height, WHITE);
+    for (i, values) in host(images).chunks(channels * height * width).enumerate() {
+        let cell = enlarged(values, [channels, height, width], scale);
+        let (x, y) = (
+            (i % columns) as u32 * cell_width,
+            (i / columns) as u32 * cell_height,
+        );
+        imageops::replace(&mut picture, &cell, i64::from(x + 1), i64::from(y + 1));
+    }
+    picture
+}
+
+/// The picture as a PNG file.
+pub fn png_bytes(image: &RgbImage) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    image
+        .write_to(&mut bytes, ImageFormat::Png)
+        .expect("memory takes any picture");
+    bytes.into_inner()
+}
+
+fn lines(example: &Example) -> [(String, Rgb<u8>); 3] {
+    let judged = |said: &String| if *said == example.label { RIGHT } else { WRONG };
+    [
+        (format!("is       {}", example.label), INK),
+        (
+            format!("clean    {}", example.clean),
+            judged(&example.clean),
+        ),
+        (
+            format!("attacked {}", example.adversarial),
+            judged(&example.adversarial),
+        ),
+    ]
+}
+
+fn host(images: Tensor<4>) -> Vec<f32> {
+    images
+        .try_into_vec_as()
+        .expect("a float tensor that was computed")
+}
+
+fn enlarged(values: &[f32], [channels, height, width]: [usize; 3], scale: u32) -> RgbImage {
+    let byte = |value: f32| (value.clamp(0.0, 1.0) * 255.0).round() as u8;
+    let image = RgbImage::from_fn(width as u32, height as u32, |x, y| {
+        let at = |channel: usize| {
+            byte(values[(channel.min(channels - 1) * height + y as usize) * width + x as usize])
+        };
+        Rgb([at(0), at(1), at(2)])
+    });
+    imageops::resize(
+        &image,
+        width as u32 * scale,
+        height as u32 * scale,
+        FilterType::Nearest,
+    )
+}
+
+fn write(picture: &mut RgbImage, left: u32, top: u32, text: &str, colour: Rgb<u8>) {
+    for (i, letter) in text.chars().enumerate() {
+        let glyph = font8x8::BASIC_FONTS
+            .get(letter)
+            .or_else(|| font8x8::BASIC_FONTS.get('?'))
+            .unwrap_or_default();
+        for (y, bits) in glyph.iter().enumerate() {
+            for x in (0..8).filter(|x| bits >> x & 1 == 1) {
+                let (x, y) = (left + i as u32 * LETTER + x, top + y as u32);
+                if x < picture.width() && y < picture.height() {
+                    picture.put_pixel(x, y, colour);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    fn example(adversarial: &str) -> Example {
+        Example {
+            label: "cat".to_owned(),
+            clean: "cat".to_owned(),
+            adversarial: adversarial.to_owned(),
+        }
+    }
+
+    #[test]
+    fn cells_hold_the_clean_image_the_amplified_change_and_the_attacked_image() {
+        let device = Device::flex();
+        let clean = Tensor::<4>::from_floats([[[[0.0, 1.0], [0.5, 0.5]]]], &device);
+        let adversarial = Tensor::<4>::from_floats([[[[0.1, 0.9], [0.5, 0.5]]]], &device);
+        let picture = grid(clean, adversarial, &[example("dog")]);
+        let top = LINE + GAP;
+        let cell = |column: u32, x: u32, y: u32| {
+            picture
+                .get_pixel(GAP + column * (CELL + GAP) + x * 48 + 24, top + y * 48 + 24)
+                .0
+        };
+        assert_eq!(
+            [cell(0, 0, 0), cell(0, 1, 0), cell(0, 0, 1)],
+            [[0; 3], [255; 3], [128; 3]]
+        );
+        // +0.1, -0.1 and 0 as the full range around grey.
+        assert_eq!(
+            [cell(1, 0, 0), cell(1, 1, 0), cell(1, 0, 1)],
+            [[255; 3], [0; 3], [128; 3]]
+        );
+        assert_eq!([cell(2, 0, 0), cell(2, 1, 0)], [[26; 3], [230; 3]]);
+        let has = |colour: Rgb<u8>| picture.pixels().any(|pixel| *pixel == colour);
+        assert!(has(RIGHT) && has(WRONG));
+    }
+
+    #[test]
+    fn a_right_answer_is_never_red_and_an_unchanged_image_is_grey() {
+        let device = Device::flex();
+        let image = Tensor::<4>::full([2, 3, 4, 5], 0.25, &device);
+        let picture = grid(image.clone(), image, &[example("cat"), example("cat")]);
+        assert!(!picture.pixels().any(|pixel| *pixel == WRONG));
+        assert_eq!(
+            picture.get_pixel(GAP + 100 + GAP + 10, LINE + GAP + 10).0,
+            [128; 3]
+        );
+    }
+
+    #[test]
+    fn colours_keep_their_channels_and_png_files_read_back() {
+        let device = Device::flex();
+        let red = Tensor::<4>::from_floats([[[[1.0]], [[0.0]], [[0.0]]]], &device);
+        let sheet = contact_sheet(red.repeat_dim(0, 3), 2);
+        assert_eq!(sheet.dimensions(), (100, 100));
+        assert_eq!(sheet.get_pixel(20, 20).0, [255, 0, 0]);
+        assert_eq!(
+            sheet.get_pixel(80, 80).0,
+            [255; 3],
+            "the fourth place is empty"
+        );
+        let back = image::load_from_memory(&png_bytes(&sheet))
+            .unwrap()
+            .into_rgb8();
+        assert_eq!(back, sheet);
+    }
 }

@@ -163,10 +163,8 @@ fn stage<M: Module>(staging: &Path, snapshot: &Snapshot<'_, M>) -> Result<(), Tr
         path: staging.to_owned(),
         source,
     })?;
-    let about = BTreeMap::from([
-        ("format".to_owned(), "gauntlet".to_owned()),
-        ("step".to_owned(), snapshot.state.step.to_string()),
-    ]);
+    // One entry only: safetensors writes several in no fixed order, and equal checkpoints should be equal files.
+    let about = BTreeMap::from([("step".to_owned(), snapshot.state.step.to_string())]);
     let mut tensors = BTreeMap::new();
     tensors.insert(
         MODEL.to_owned(),
