@@ -2,8 +2,10 @@
 
 mod error;
 mod evaluation;
+mod html;
+mod plot;
 mod report;
 
 pub use error::AuditError;
-pub use evaluation::{Evaluation, evaluate};
-pub use report::{Audit, Curve, RunReport};
+pub use evaluation::{Evaluation, evaluate, wilson};
+pub use report::{AttackResult, Audit, Class, Curve, Data, RunReport, Threat, Twin};
