@@ -1,3 +1,53 @@
 //! The `gauntlet` command.
 
-fn main() {}
+mod args;
+mod commands;
+mod config;
+mod devices;
+mod failure;
+mod interrupt;
+mod output;
+mod panics;
+mod progress;
+mod records;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+use failure::Status;
+
+/// The CPU backend allocates each result anew; the system allocator hands that memory back to the kernel and asks for it
+/// again at every step.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    panics::install();
+    let cli = Cli::parse();
+    let result = std::panic::catch_unwind(|| match cli.command {
+        Command::Train(args) => commands::train(args, cli.quiet),
+        Command::Resume(args) => commands::resume(args, cli.quiet),
+        Command::Data(command) => commands::data(command, cli.quiet),
+        Command::Model(command) => commands::model(command),
+        Command::Runs(command) => commands::runs(command),
+        Command::Config(command) => commands::config(command),
+        Command::Devices(args) => commands::devices(args),
+        Command::Completions(args) => commands::completions(args),
+        Command::Probe { backend } => {
+            devices::answer_probe(backend);
+            Ok(())
+        }
+    });
+    let status = match result {
+        Ok(Ok(())) => return ExitCode::SUCCESS,
+        Ok(Err(failure)) => {
+            output::say(failure.to_string());
+            failure.status
+        }
+        // The hook has told it.
+        Err(_) => Status::Failed,
+    };
+    ExitCode::from(status as u8)
+}

@@ -1,0 +1,20 @@
+//! One file a command.
+
+mod completions;
+mod config;
+mod data;
+mod devices;
+mod judge;
+mod model;
+mod resume;
+mod runs;
+mod train;
+
+pub(crate) use completions::completions;
+pub(crate) use config::config;
+pub(crate) use data::data;
+pub(crate) use devices::devices;
+pub(crate) use model::model;
+pub(crate) use resume::resume;
+pub(crate) use runs::runs;
+pub(crate) use train::train;

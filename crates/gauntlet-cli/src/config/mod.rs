@@ -1,0 +1,312 @@
+//! Config files: read, changed by `--set`, checked; every problem told at once with its place.
+
+mod check;
+mod schema;
+mod sets;
+mod source;
+mod words;
+
+use std::fs;
+use std::path::Path;
+
+use gauntlet_data::DataError;
+use gauntlet_models::ModelError;
+use gauntlet_train::{Plan, PlanError, TrainError};
+use serde::Deserialize;
+use toml::Table;
+
+use crate::devices::Spec;
+use crate::failure::Failure;
+use check::Problem;
+use source::Source;
+
+pub(crate) use schema::schema;
+pub(crate) use sets::Set;
+pub(crate) use words::nearest;
+
+/// A config that was read, with what is needed to point into it.
+#[derive(Debug)]
+pub(crate) struct Config {
+    /// The plan, checked and with every default written out.
+    pub(crate) plan: Plan,
+    origin: Origin,
+}
+
+/// Where values came from.
+#[derive(Debug)]
+struct Origin {
+    source: Source,
+    sets: Vec<Set>,
+}
+
+/// Reads the config file `path` and applies `sets` over it.
+///
+/// # Errors
+/// All that is wrong with it, by file and line.
+pub(crate) fn read(path: &Path, sets: &[Set]) -> Result<Config, Failure> {
+    let text = fs::read_to_string(path).map_err(|error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::NotFound => "\n\nhint: ready-made ones are in `configs/`",
+            _ => "",
+        };
+        Failure::request(format!("{}: {}{hint}", path.display(), reason(&error)))
+    })?;
+    parse(path, text, sets)
+}
+
+/// An I/O error in plain words.
+pub(crate) fn reason(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "no such file".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        std::io::ErrorKind::IsADirectory => "this is a folder".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// A plan that was read from a run, changed by `sets`.
+///
+/// # Errors
+/// All that is wrong with the result.
+pub(crate) fn change(plan: &Plan, path: &Path, sets: &[Set]) -> Result<Config, Failure> {
+    let text = toml::to_string_pretty(plan).expect("a plan is plain tables and values");
+    parse(path, text, sets)
+}
+
+fn parse(path: &Path, text: String, sets: &[Set]) -> Result<Config, Failure> {
+    let (source, mut table) = Source::parse(path, text).map_err(Failure::request)?;
+    let origin = Origin {
+        source,
+        sets: sets.to_vec(),
+    };
+    for set in sets {
+        set.apply(&mut table, schema::is_text(&set.path))
+            .map_err(|problem| Failure::request(format!("{}: {problem}", set.argument())))?;
+    }
+    let problems = check::problems(&table);
+    if !problems.is_empty() {
+        return Err(origin.report(&problems));
+    }
+    let plan = origin.plan(table)?;
+    plan.check().map_err(|error| origin.plan_error(&error))?;
+    let plan = plan.resolved();
+    let config = Config { plan, origin };
+    config.device()?;
+    Ok(config)
+}
+
+impl Config {
+    /// Where the config wants to compute.
+    ///
+    /// # Errors
+    /// If its `device` is none.
+    pub(crate) fn device(&self) -> Result<Spec, Failure> {
+        let spec = self.plan.device.parse::<Spec>();
+        spec.map_err(|problem| self.origin.report(&[Problem::value("device", problem)]))
+    }
+
+    /// `error`, with the line of the config that caused it where one did.
+    pub(crate) fn explain(&self, error: impl Into<TrainError>) -> Failure {
+        let (key, problem) = match error.into() {
+            TrainError::Plan(error) => return self.origin.plan_error(&error),
+            TrainError::Data(DataError::Config { key, problem }) => {
+                (format!("data.{key}"), problem)
+            }
+            TrainError::Model(ModelError::Config { key, problem }) => {
+                (format!("model.{key}"), problem)
+            }
+            TrainError::TooFewExamples { batch, examples } => {
+                let problem = format!("{batch} examples a batch, but only {examples} to train on");
+                ("data.batch_size".to_owned(), problem)
+            }
+            other => return other.into(),
+        };
+        self.origin.report(&[checked(&key, &problem)])
+    }
+}
+
+impl Origin {
+    fn plan(&self, table: Table) -> Result<Plan, Failure> {
+        // What the schema cannot say (`eps = "8/0"`) is found one table after another, so that the table can be named.
+        let whole = match Plan::deserialize(table.clone()) {
+            Ok(plan) => return Ok(plan),
+            Err(error) => error,
+        };
+        let text = whole.message().trim().to_owned();
+        let path = blame(&table, &text);
+        Err(self.report(&[Problem::value(&path, text)]))
+    }
+
+    fn plan_error(&self, error: &PlanError) -> Failure {
+        let problems: Vec<_> = error
+            .problems
+            .iter()
+            .map(|(key, problem)| checked(key, problem))
+            .collect();
+        self.report(&problems)
+    }
+
+    fn report(&self, problems: &[Problem]) -> Failure {
+        let mut problems: Vec<_> = problems.iter().collect();
+        problems.sort_by_key(|problem| {
+            (
+                self.set(problem).is_some(),
+                self.source.position(&problem.path),
+            )
+        });
+        let told: Vec<_> = problems.iter().map(|problem| self.tell(problem)).collect();
+        let summary = match problems.len() {
+            1 => String::new(),
+            several => format!("\n\n{several} problems in {}", self.source.name),
+        };
+        Failure::request(format!("{}{summary}", told.join("\n\n")))
+    }
+
+    /// The `--set` that made a problem.
+    fn set(&self, problem: &Problem) -> Option<&Set> {
+        self.sets.iter().rev().find(|set| set.covers(&problem.path))
+    }
+
+    fn tell(&self, problem: &Problem) -> String {
+        let text = match self.set(problem) {
+            Some(set) => format!("{}: {}", set.argument(), problem.text),
+            None => self
+                .source
+                .locate(&problem.path, problem.part, &problem.text),
+        };
+        match &problem.hint {
+            Some(hint) => format!("{text}\nhint: {hint}"),
+            None => text,
+        }
+    }
+}
+
+fn checked(key: &str, problem: &str) -> Problem {
+    let (problem, hint) = match problem.split_once("\n\nhint: ") {
+        Some((problem, hint)) => (problem, Some(hint.to_owned())),
+        None => (problem, None),
+    };
+    Problem {
+        hint,
+        ..Problem::value(key, format!("`{key}`: {problem}"))
+    }
+}
+
+/// The path of the value that a message quotes: `` `8/0` is no size ``.
+fn blame(table: &Table, message: &str) -> String {
+    fn find(table: &Table, above: &str, message: &str) -> Option<String> {
+        table.iter().find_map(|(key, value)| {
+            let path = join(above, key);
+            match value {
+                toml::Value::Table(inner) => find(inner, &path, message),
+                toml::Value::String(text) => message.contains(&format!("`{text}`")).then_some(path),
+                toml::Value::Integer(_) | toml::Value::Float(_) => {
+                    message.contains(&format!("`{value}`")).then_some(path)
+                }
+                _ => None,
+            }
+        })
+    }
+    find(table, "", message).unwrap_or_default()
+}
+
+/// `above.key`
+fn join(above: &str, key: &str) -> String {
+    if above.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{above}.{key}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"name = "a"
+data = { source = "digits" }
+model = { arch = "mlp" }
+[threat]
+norm = "linf"
+eps = 0.1
+[train]
+objective = "pgd"
+epochs = 1
+optimizer = { kind = "sgd" }
+schedule = { kind = "constant", rate = 0.1 }
+"#;
+
+    fn told(text: &str, sets: &[&str]) -> String {
+        let sets: Vec<Set> = sets.iter().map(|set| set.parse().unwrap()).collect();
+        parse(Path::new("run.toml"), text.to_owned(), &sets)
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn sets_change_the_plan() {
+        let sets = [
+            "train.epochs=7".parse().unwrap(),
+            "name=12".parse().unwrap(),
+        ];
+        let config = parse(Path::new("run.toml"), GOOD.to_owned(), &sets).unwrap();
+        assert_eq!(
+            (config.plan.train.epochs, config.plan.name.as_str()),
+            (7, "12")
+        );
+        assert_eq!(
+            config.plan.train.attack.steps,
+            Some(10),
+            "defaults are written out"
+        );
+    }
+
+    #[test]
+    fn problems_point_into_the_file_or_to_the_argument() {
+        let text = told(
+            &GOOD.replace("epochs = 1", "epocs = 1"),
+            &["data.batch_size=0.5"],
+        );
+        assert!(
+            text.contains(
+                "run.toml:9:1: unknown key `epocs` in `[train]`\n  |\n9 | epocs = 1\n  | ^^^^^"
+            ),
+            "{text}"
+        );
+        assert!(text.contains("hint: did you mean `epochs`?"), "{text}");
+        assert!(
+            text.contains("--set data.batch_size=0.5: `data.batch_size` is a whole number"),
+            "{text}"
+        );
+        assert!(text.ends_with("2 problems in run.toml"), "{text}");
+    }
+
+    #[test]
+    fn sizes_and_ranges_are_told_with_their_line() {
+        let text = told(&GOOD.replace("eps = 0.1", "eps = \"8/0\""), &[]);
+        assert!(text.contains("run.toml:6:7: `8/0` is no size"), "{text}");
+        let text = told(
+            &GOOD.replace("epochs = 1", "epochs = 0"),
+            &["data.batch_size=0"],
+        );
+        assert!(text.contains("run.toml:9:10: `train.epochs`"), "{text}");
+        assert!(
+            text.contains("--set data.batch_size=0: `data.batch_size`"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn errors_of_data_and_model_point_into_the_file_too() {
+        let config = parse(Path::new("run.toml"), GOOD.to_owned(), &[]).unwrap();
+        let error = ModelError::Config {
+            key: "arch",
+            problem: "too small".to_owned(),
+        };
+        let text = config.explain(error).to_string();
+        assert!(
+            text.contains("run.toml:3:18: `model.arch`: too small"),
+            "{text}"
+        );
+    }
+}
