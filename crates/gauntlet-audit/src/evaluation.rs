@@ -44,7 +44,7 @@ pub fn evaluate(
     let batch_size = batch_size.clamp(1, total.max(1));
     let key = NoiseKey::new(seed, Stream::EvalAttack);
     let mut outcome = Outcome::default();
-    let mut gallery = None;
+    let (mut shown, mut attacked_shown) = (Vec::new(), Vec::new());
     for start in (0..total).step_by(batch_size) {
         // The last batch is filled up with repeats: one shape for all keeps compiled kernels few.
         let positions: Vec<usize> = (start..start + batch_size)
@@ -60,20 +60,25 @@ pub fn evaluate(
         })?;
         batch.truncate(real);
         outcome.extend(batch);
-        gallery.get_or_insert_with(|| {
-            let shown = real.min(GALLERY);
-            (x.slice([0..shown]), adversarial.slice([0..shown]))
-        });
+        if start < GALLERY {
+            let wanted = real.min(GALLERY - start);
+            shown.push(x.slice([0..wanted]));
+            attacked_shown.push(adversarial.slice([0..wanted]));
+        }
         if !progress(start + real, total) {
             return Ok(None);
         }
     }
-    let none = || Tensor::zeros([0, data.shape[0], data.shape[1], data.shape[2]], device);
+    let [channels, height, width] = data.shape;
+    let together = |images: Vec<Tensor<4>>| match images.len() {
+        0 => Tensor::zeros([0, channels, height, width], device),
+        _ => Tensor::cat(images, 0),
+    };
     Ok(Some(Evaluation {
         attack: attack.clone(),
         outcome,
         seconds: began.elapsed().as_secs_f64(),
-        gallery: gallery.unwrap_or_else(|| (none(), none())),
+        gallery: (together(shown), together(attacked_shown)),
     }))
 }
 
@@ -83,10 +88,49 @@ impl Evaluation {
         Attack::<4>::name(&self.attack)
     }
 
-    /// Samples, and how many of them are right without and with the attack, for each of `classes` classes.
+    /// How many samples were attacked.
+    pub fn samples(&self) -> usize {
+        self.outcome.labels.len()
+    }
+
+    /// Share of samples classified correctly without attack.
+    pub fn clean_accuracy(&self) -> f64 {
+        self.outcome.clean_accuracy()
+    }
+
+    /// Share of samples classified correctly with and without attack.
+    pub fn robust_accuracy(&self) -> f64 {
+        self.outcome.robust_accuracy()
+    }
+
+    /// The 95 % interval of the clean accuracy ([`wilson`]).
+    pub fn clean_interval(&self) -> [f64; 2] {
+        self.interval(1)
+    }
+
+    /// The 95 % interval of the robust accuracy ([`wilson`]).
+    pub fn robust_interval(&self) -> [f64; 2] {
+        self.interval(2)
+    }
+
+    fn interval(&self, column: usize) -> [f64; 2] {
+        let counts = self.per_class(0);
+        wilson(
+            counts.iter().map(|count| count[column]).sum(),
+            self.samples(),
+        )
+    }
+
+    /// Samples, and how many of them are right without and with the attack, for each of `classes` classes, or of as many as
+    /// the labels name if those are more.
     pub fn per_class(&self, classes: usize) -> Vec<[usize; 3]> {
-        let mut counts = vec![[0; 3]; classes];
         let outcome = &self.outcome;
+        let named = outcome
+            .labels
+            .iter()
+            .max()
+            .map_or(0, |&label| label as usize + 1);
+        let mut counts = vec![[0; 3]; classes.max(named)];
         for (i, &label) in outcome.labels.iter().enumerate() {
             let count = &mut counts[label as usize];
             count[0] += 1;
@@ -125,7 +169,7 @@ mod tests {
 
     use super::*;
 
-    pub(crate) fn digits() -> Dataset {
+    fn digits() -> Dataset {
         let config: DataConfig = serde_json::from_str(r#"{"source":"digits"}"#).unwrap();
         load(&config, Path::new(""), 0).unwrap().test
     }
@@ -164,6 +208,11 @@ mod tests {
         };
         let (whole, _) = run(50);
         let (pieces, calls) = run(16);
+        let (tiny, _) = run(3);
+        assert_eq!(tiny.outcome, whole.outcome);
+        let pixels = |images: &Tensor<4>| images.clone().try_into_vec_as::<f32>().unwrap();
+        assert_eq!(pixels(&tiny.gallery.0), pixels(&whole.gallery.0));
+        assert_eq!(pixels(&tiny.gallery.1), pixels(&whole.gallery.1));
         assert_eq!(pieces.outcome, whole.outcome);
         assert_eq!(calls, [(16, 50), (32, 50), (48, 50), (50, 50)]);
         assert_eq!(pieces.outcome.labels[..], data.labels[..50]);
@@ -193,6 +242,23 @@ mod tests {
         )
         .unwrap();
         assert_eq!(empty.unwrap().outcome.robust_accuracy(), 0.0);
+    }
+
+    #[test]
+    fn intervals_are_the_published_ones() {
+        // Newcombe (1998), Statistics in Medicine 17, table I, method 3.
+        for (hits, n, low, high) in [
+            (81, 263, 0.2553, 0.3662),
+            (15, 148, 0.0624, 0.1605),
+            (0, 20, 0.0, 0.1611),
+            (1, 29, 0.0061, 0.1718),
+        ] {
+            let [a, b] = wilson(hits, n);
+            assert!(
+                (a - low).abs() < 5e-5 && (b - high).abs() < 5e-5,
+                "{hits}/{n}: {a} {b}"
+            );
+        }
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! What a model withstands: evaluation over a data set, tables, `report.json` and `report.html`.
 
+mod audit;
 mod error;
 mod evaluation;
 mod html;
 mod plot;
 mod report;
 
+pub use audit::{AttackResult, Audit, Class, Data, Threat, Twin};
 pub use error::AuditError;
 pub use evaluation::{Evaluation, evaluate, wilson};
-pub use report::{AttackResult, Audit, Class, Curve, Data, RunReport, Threat, Twin};
+pub use report::{Curve, RunReport};

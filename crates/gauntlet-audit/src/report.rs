@@ -1,116 +1,15 @@
 use std::io::Write;
 use std::path::Path;
 
-use gauntlet_attacks::Init;
+use gauntlet_attacks::{AttackLoss, Init};
 use gauntlet_data::picture::{self, Example, RgbImage};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
-use crate::{AuditError, Evaluation, html, wilson};
-
-/// The stable JSON of an audit (`schema` 1). Accuracies are shares in [0, 1].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Audit {
-    /// Version of this layout: 1.
-    pub schema: u32,
-    /// Name of the run.
-    pub model: String,
-    /// What it was judged on.
-    pub data: Data,
-    /// Accuracy without attack.
-    pub clean_accuracy: f64,
-    /// 95 % interval of it (Wilson 1927).
-    pub clean_interval: [f64; 2],
-    /// Seed of the attack's random numbers.
-    pub seed: u64,
-    /// What it was computed on.
-    pub device: String,
-    /// Version of gauntlet.
-    pub version: String,
-    /// Seconds of training.
-    pub train_seconds: f64,
-    /// What a reader should keep in mind.
-    pub warnings: Vec<String>,
-    /// What it withstands.
-    pub threats: Vec<Threat>,
-    /// By class.
-    pub per_class: Vec<Class>,
-    /// The same numbers for a twin trained without attack, if there is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub standard: Option<Twin>,
-}
-
-/// The samples of an audit.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Data {
-    /// Name of the data set.
-    pub name: String,
-    /// Which part of it.
-    pub split: String,
-    /// How many samples.
-    pub samples: usize,
-    /// SHA-256 of its pixels and labels.
-    pub sha256: String,
-}
-
-/// What a model withstands within one budget.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Threat {
-    /// `linf:0.1`
-    pub threat: String,
-    /// Accuracy after all attacks.
-    pub robust_accuracy: f64,
-    /// 95 % interval of it (Wilson 1927).
-    pub robust_interval: [f64; 2],
-    /// The attacks, in order.
-    pub attacks: Vec<AttackResult>,
-}
-
-/// What is left standing after an attack and those before it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct AttackResult {
-    /// `PGD-20x5`
-    pub name: String,
-    /// Gradient steps.
-    pub steps: usize,
-    /// Length of a step in input units.
-    pub step_size: f32,
-    /// Independent runs, the best kept per sample.
-    pub restarts: usize,
-    /// Whether each run starts at a random place in the ball.
-    pub random_start: bool,
-    /// Accuracy.
-    pub robust_accuracy: f64,
-    /// Wall-clock time.
-    pub seconds: f64,
-}
-
-/// A class.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Class {
-    /// Its name.
-    pub name: String,
-    /// How many samples.
-    pub samples: usize,
-    /// Accuracy without attack.
-    pub clean_accuracy: f64,
-    /// Accuracy under attack.
-    pub robust_accuracy: f64,
-}
-
-/// A twin trained without attack.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Twin {
-    /// Accuracy without attack.
-    pub clean_accuracy: f64,
-    /// Accuracy under attack.
-    pub robust_accuracy: f64,
-}
+use crate::{AttackResult, Audit, AuditError, Class, Data, Evaluation, Threat, Twin, html};
 
 /// A quantity over the steps of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Curve {
-    /// What it is: `validation robust accuracy`.
+    /// What it is: `validation, clean`. A twin's curve names whose it is before a colon: `standard twin: validation, clean`.
     pub name: String,
     /// (epoch, value)
     pub points: Vec<(f64, f64)>,
@@ -149,10 +48,7 @@ impl RunReport {
     /// The numbers, as `report.json` holds them.
     pub fn audit(&self) -> Audit {
         let evaluation = &self.hardened;
-        let (outcome, attack) = (&evaluation.outcome, &evaluation.attack);
-        let per_class = evaluation.per_class(self.classes.len());
-        let sum = |k: usize| per_class.iter().map(|count| count[k]).sum();
-        let (samples, clean, robust): (usize, usize, usize) = (sum(0), sum(1), sum(2));
+        let attack = &evaluation.attack;
         let (name, split, _, sha256) = self.data.clone();
         Audit {
             schema: 1,
@@ -160,49 +56,59 @@ impl RunReport {
             data: Data {
                 name,
                 split,
-                samples,
+                samples: evaluation.samples(),
                 sha256,
             },
-            clean_accuracy: outcome.clean_accuracy(),
-            clean_interval: wilson(clean, samples),
+            clean_accuracy: evaluation.clean_accuracy(),
+            clean_interval: evaluation.clean_interval(),
             seed: self.seed,
             device: self.device.clone(),
             version: self.version.clone(),
             train_seconds: self.train_seconds,
-            warnings: self.warnings(samples),
+            warnings: self.warnings(),
             threats: vec![Threat {
                 threat: attack.threat.to_string(),
-                robust_accuracy: outcome.robust_accuracy(),
-                robust_interval: wilson(robust, samples),
+                robust_accuracy: evaluation.robust_accuracy(),
+                robust_interval: evaluation.robust_interval(),
                 attacks: vec![AttackResult {
                     name: evaluation.attack_name(),
                     steps: attack.steps,
                     step_size: attack.step_size,
                     restarts: attack.restarts,
                     random_start: attack.init == Init::Uniform,
-                    robust_accuracy: outcome.robust_accuracy(),
+                    loss: match attack.loss {
+                        AttackLoss::CrossEntropy => "cross-entropy".to_owned(),
+                        AttackLoss::Margin => "margin".to_owned(),
+                    },
+                    robust_accuracy: evaluation.robust_accuracy(),
                     seconds: evaluation.seconds,
                 }],
             }],
-            per_class: self
-                .classes
-                .iter()
-                .zip(&per_class)
-                .map(|(name, &[samples, clean, robust])| Class {
-                    name: name.clone(),
-                    samples,
-                    clean_accuracy: clean as f64 / samples.max(1) as f64,
-                    robust_accuracy: robust as f64 / samples.max(1) as f64,
-                })
-                .collect(),
+            per_class: self.by_class(),
             standard: self.standard.as_ref().map(|twin| Twin {
-                clean_accuracy: twin.outcome.clean_accuracy(),
-                robust_accuracy: twin.outcome.robust_accuracy(),
+                clean_accuracy: twin.clean_accuracy(),
+                clean_interval: twin.clean_interval(),
+                robust_accuracy: twin.robust_accuracy(),
+                robust_interval: twin.robust_interval(),
             }),
         }
     }
 
-    fn warnings(&self, samples: usize) -> Vec<String> {
+    fn by_class(&self) -> Vec<Class> {
+        let counts = self.hardened.per_class(self.classes.len());
+        let class = |(name, &[samples, clean, robust]): (&String, &[usize; 3])| Class {
+            name: name.clone(),
+            samples,
+            clean_accuracy: clean as f64 / samples.max(1) as f64,
+            robust_accuracy: robust as f64 / samples.max(1) as f64,
+        };
+        self.classes.iter().zip(&counts).map(class).collect()
+    }
+
+    /// What a reader of the numbers should keep in mind.
+    fn warnings(&self) -> Vec<String> {
+        let (evaluation, samples) = (&self.hardened, self.hardened.samples());
+        let attack = &evaluation.attack;
         let mut warnings = vec![
             "Robust accuracy under PGD alone is an upper bound: a stronger or another kind of attack can only lower it."
                 .to_owned(),
@@ -212,10 +118,64 @@ impl RunReport {
                 "Only {samples} samples were attacked: mind the intervals."
             ));
         }
+        let reach = attack.steps as f32 * attack.step_size;
+        if reach < attack.threat.eps.value() {
+            warnings.push(format!(
+                "The attack is weak: {} steps of {} cannot reach the edge of {} from its middle.",
+                attack.steps, attack.step_size, attack.threat
+            ));
+        }
+        let lost: Vec<String> = self
+            .by_class()
+            .into_iter()
+            .filter(|class| class.samples > 0 && class.robust_accuracy == 0.0)
+            .map(|class| class.name)
+            .collect();
+        if !lost.is_empty() && evaluation.robust_accuracy() > 0.0 {
+            let (shown, dots) = if lost.len() > 5 {
+                (5, ", ...")
+            } else {
+                (lost.len(), "")
+            };
+            warnings.push(format!(
+                "No sample withstands the attack in {} of {} classes: {}{dots}.",
+                lost.len(),
+                self.classes.len(),
+                lost[..shown].join(", ")
+            ));
+        }
+        let outcome = &evaluation.outcome;
+        let broken = (0..samples)
+            .filter(|&i| outcome.clean[i] == u32::MAX || outcome.adversarial[i] == u32::MAX)
+            .count();
+        if broken > 0 {
+            warnings.push(format!(
+                "The model answered {broken} samples with logits that are no numbers; they count as wrong."
+            ));
+        }
         if self.standard.is_none() && self.label != "standard" {
             warnings.push("No standard twin was trained (`evaluate.baseline`): what hardening gained is not shown.".to_owned());
         }
         warnings
+    }
+
+    /// What hardening is worth against the standard twin, in percentage points.
+    pub(crate) fn worth(&self) -> Option<String> {
+        let twin = self.standard.as_ref()?;
+        let points = |share: f64| format!("{:.1} points", 100.0 * share.abs());
+        let gain = self.hardened.robust_accuracy() - twin.robust_accuracy();
+        let clean = self.hardened.clean_accuracy() - twin.clean_accuracy();
+        let under_attack = if gain < 0.0 {
+            format!("hardening loses {} under attack", points(gain))
+        } else {
+            format!("hardening is worth {} under attack", points(gain))
+        };
+        let without = match clean {
+            d if d < 0.0 => format!("costs {} of clean accuracy", points(d)),
+            d if d > 0.0 => format!("gains {} of clean accuracy", points(d)),
+            _ => "costs no clean accuracy".to_owned(),
+        };
+        Some(format!("{under_attack} and {without}"))
     }
 
     /// Writes `report.json`, the self-contained `report.html` and `samples/final.png` into `folder`, each atomically.
@@ -244,60 +204,47 @@ impl RunReport {
 
     /// The first samples of an evaluation: clean | perturbation | adversarial, with what the model said.
     pub fn picture(&self, evaluation: &Evaluation) -> RgbImage {
+        let (clean, adversarial) = evaluation.gallery.clone();
+        picture::grid(clean, adversarial, &self.examples(evaluation))
+    }
+
+    pub(crate) fn examples(&self, evaluation: &Evaluation) -> Vec<Example> {
         let outcome = &evaluation.outcome;
         let name = |class: u32| {
-            self.classes
-                .get(class as usize)
-                .cloned()
-                .unwrap_or_else(|| "nothing".to_owned())
+            let known = self.classes.get(class as usize);
+            known.map_or("nothing", String::as_str).to_owned()
         };
-        let shown = evaluation.gallery.0.dims()[0];
-        let examples: Vec<_> = (0..shown)
+        (0..evaluation.gallery.0.dims()[0])
             .map(|i| Example {
                 label: name(outcome.labels[i]),
                 clean: name(outcome.clean[i]),
                 adversarial: name(outcome.adversarial[i]),
             })
-            .collect();
-        picture::grid(
-            evaluation.gallery.0.clone(),
-            evaluation.gallery.1.clone(),
-            &examples,
-        )
+            .collect()
     }
 
     /// The table people see at the end: standard vs hardened, clean and robust.
     pub fn table(&self) -> String {
         let attack = self.hardened.attack_name();
-        let wide = self.label.len().max("standard".len());
-        let row = |name: &str, evaluation: &Evaluation| {
-            let (clean, robust) = (
-                evaluation.outcome.clean_accuracy(),
-                evaluation.outcome.robust_accuracy(),
-            );
-            let column = attack.len().max(8);
-            format!(
-                "{name:<wide$}  {:>8}  {:>column$}\n",
-                percent(clean),
-                percent(robust)
-            )
+        let first = self.label.len().max("standard".len());
+        let last = attack.len().max("100.00 %".len());
+        let row = |name: &str, clean: &str, robust: &str| {
+            format!("{name:<first$}  {clean:>8}  {robust:>last$}\n")
         };
-        let mut table = format!("{:<wide$}  {:>8}  {attack:>8}\n", "", "clean");
+        let model = |name: &str, evaluation: &Evaluation| {
+            let clean = percent(evaluation.clean_accuracy());
+            row(name, &clean, &percent(evaluation.robust_accuracy()))
+        };
+        let mut table = row("", "clean", &attack);
         if let Some(twin) = &self.standard {
-            table += &row("standard", twin);
+            table += &model("standard", twin);
         }
-        table += &row(&self.label, &self.hardened);
-        let (name, split, samples, _) = &self.data;
-        table += &format!(
-            "within {} on {samples} {split} images of {name}",
-            self.hardened.attack.threat
-        );
-        if let Some(twin) = &self.standard {
-            let gain = self.hardened.outcome.robust_accuracy() - twin.outcome.robust_accuracy();
-            table += &format!(
-                ": hardening is worth {:.1} points under attack",
-                100.0 * gain
-            );
+        table += &model(&self.label, &self.hardened);
+        let (name, split, ..) = &self.data;
+        let (threat, samples) = (&self.hardened.attack.threat, self.hardened.samples());
+        table += &format!("within {threat} on {samples} {split} images of {name}");
+        if let Some(worth) = self.worth() {
+            table += &format!(":\n{worth}");
         }
         table
     }
@@ -309,7 +256,11 @@ pub(crate) fn percent(share: f64) -> String {
 
 fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), AuditError> {
     let attempt = || {
-        let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
+        let mut builder = tempfile::Builder::new();
+        // A report is made to be shown: as readable as any new file, not private as temporary files are.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let mut file = builder.tempfile_in(path.parent().unwrap_or(Path::new(".")))?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
         file.persist(path)?;
@@ -398,7 +349,19 @@ mod tests {
             (&attack["name"], &attack["steps"], &attack["restarts"]),
             (&"PGD-20x5".into(), &20.into(), &5.into())
         );
+        assert_eq!(attack["loss"], "cross-entropy");
         assert_eq!(json["standard"]["robust_accuracy"], 0.0);
+        // Wilson's upper end for none of 4: z^2 / (4 + z^2).
+        let upper = json["standard"]["robust_interval"][1].as_f64().unwrap();
+        assert!((upper - 3.841459 / 7.841459).abs() < 1e-6);
+        let read: Audit = serde_json::from_value(json.clone()).unwrap();
+        assert_eq!(read.threats[0].attacks, report().audit().threats[0].attacks);
+        // A file of the first days, that does not state the twin's intervals, can be read.
+        let mut early = json.clone();
+        let twin = early["standard"].as_object_mut().unwrap();
+        twin.retain(|key, _| key.ends_with("accuracy"));
+        let early: Audit = serde_json::from_value(early).unwrap();
+        assert_eq!(early.standard.unwrap().robust_interval, [0.0, 1.0]);
         assert_eq!(json["per_class"][1]["clean_accuracy"], 0.5);
         assert!(json["warnings"].as_array().unwrap().len() >= 2);
         let png = image_size(&std::fs::read(folder.path().join("samples/final.png")).unwrap());
@@ -421,9 +384,76 @@ mod tests {
         assert_eq!(rows[0], ["clean", "PGD-20x5"]);
         assert_eq!(rows[1], ["standard", "100.00", "%", "0.00", "%"]);
         assert_eq!(rows[2], ["hardened", "75.00", "%", "50.00", "%"]);
+        let ends: Vec<usize> = table.lines().take(3).map(|line| line.len()).collect();
+        assert_eq!(ends, [ends[0]; 3], "columns end together");
         assert!(table.ends_with(
-            "linf:8/255 on 4 test images of halves: hardening is worth 50.0 points under attack"
+            "within linf:8/255 on 4 test images of halves:\n\
+             hardening is worth 50.0 points under attack and costs 25.0 points of clean accuracy"
         ));
+        let alone = RunReport {
+            standard: None,
+            ..report()
+        };
+        assert!(alone.table().ends_with("images of halves"));
+    }
+
+    #[test]
+    fn a_loss_is_not_sold_as_a_gain() {
+        let report = report();
+        let swapped = RunReport {
+            hardened: report.standard.clone().unwrap(),
+            standard: Some(report.hardened.clone()),
+            ..report
+        };
+        assert_eq!(
+            swapped.worth().unwrap(),
+            "hardening loses 50.0 points under attack and gains 25.0 points of clean accuracy"
+        );
+    }
+
+    #[test]
+    fn what_weakens_the_numbers_is_said() {
+        let said = |report: RunReport, text: &str| {
+            let warnings = report.audit().warnings;
+            warnings.iter().any(|warning| warning.contains(text))
+        };
+        assert!(said(report(), "upper bound") && said(report(), "Only 4 samples"));
+        assert!(!said(report(), "weak") && !said(report(), "twin"));
+        let mut weak = report();
+        weak.hardened.attack.steps = 3;
+        assert!(said(weak, "3 steps of 0.01 cannot reach"));
+        let mut alone = report();
+        alone.standard = None;
+        assert!(said(alone.clone(), "No standard twin"));
+        alone.label = "standard".to_owned();
+        assert!(!said(alone, "No standard twin"));
+        let mut broken = report();
+        broken.hardened.outcome.adversarial[3] = u32::MAX;
+        assert!(said(broken, "1 samples with logits"));
+        let mut lost = report();
+        lost.hardened = evaluation([0, 0, 1, 1], [0, 0, 0, 0]);
+        assert!(said(lost, "1 of 2 classes: dog\""));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_files_are_as_readable_as_any_other_and_nothing_else_stays() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("plain"), "").unwrap();
+        report().write(folder.path()).unwrap();
+        report().write(folder.path()).unwrap();
+        let mut names: Vec<String> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["plain", "report.html", "report.json", "samples"]);
+        let mode = |name: &str| {
+            let metadata = std::fs::metadata(folder.path().join(name)).unwrap();
+            metadata.permissions().mode()
+        };
+        assert_eq!(mode("report.html"), mode("plain"));
     }
 
     #[test]
@@ -433,28 +463,44 @@ mod tests {
         assert!(!page.contains("<script") && page.contains("&lt;script&gt;alert(1)"));
         assert!(page.contains("a &lt; b") && page.contains("training &amp; more"));
         // The namespace of SVG is a name, not an address that is loaded.
-        assert!(
-            !page
-                .replace("http://www.w3.org/2000/svg", "")
-                .contains("http")
-        );
-        for number in [
+        let addresses = page.replace("http://www.w3.org/2000/svg", "");
+        assert!(!addresses.contains("http") && !addresses.contains("url("));
+        for text in [
             "75.00 %",
             "50.00 %",
             "100.00 %",
+            "30.1 to 95.4 %", // Wilson's interval of 3 in 4
             "PGD-20x5",
+            "20 steps of 0.01 up the cross-entropy loss, 5 restarts",
             "abc123",
             "linf:8/255",
-            "0.01",
+            "up to 8/255",
+            "1 min 05 s",
+            "1.5 s",
+            "a cat taken for cat, under attack for dog&quot;",
         ] {
-            assert!(page.contains(number), "{number}");
+            assert!(page.contains(text), "{text}");
         }
-        for tag in [
-            "html", "body", "table", "tr", "td", "svg", "figure", "details", "section", "style",
-        ] {
-            let opened = page.matches(&format!("<{tag}>")).count()
-                + page.matches(&format!("<{tag} ")).count();
-            assert_eq!(opened, page.matches(&format!("</{tag}>")).count(), "{tag}");
+        assert_eq!(page.matches("src=\"data:image/png;base64,iVBOR").count(), 2);
+    }
+
+    #[test]
+    fn every_tag_is_closed_in_order() {
+        let report = report();
+        let page = html::page(&report, &report.audit());
+        let mut open: Vec<&str> = Vec::new();
+        let mut seen = 0;
+        for piece in page.split('<').skip(1) {
+            let (tag, _) = piece.split_once('>').expect("a tag ends");
+            let name = tag.split([' ', '\n']).next().unwrap();
+            if let Some(closed) = name.strip_prefix('/') {
+                assert_eq!(open.pop(), Some(closed));
+            } else if !tag.ends_with('/') && !["!doctype", "meta", "img"].contains(&name) {
+                open.push(name);
+                seen += 1;
+            }
+            assert_eq!(tag.matches('"').count() % 2, 0, "{tag}");
         }
+        assert!(open.is_empty() && seen > 30, "{open:?}");
     }
 }

@@ -1,0 +1,117 @@
+//! The layout of `report.json`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The stable JSON of an audit (`schema` 1). Accuracies are shares in [0, 1].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Audit {
+    /// Version of this layout: 1.
+    pub schema: u32,
+    /// Name of the run.
+    pub model: String,
+    /// What it was judged on.
+    pub data: Data,
+    /// Accuracy without attack.
+    pub clean_accuracy: f64,
+    /// 95 % interval of it (Wilson 1927).
+    pub clean_interval: [f64; 2],
+    /// Seed of the attack's random numbers.
+    pub seed: u64,
+    /// What it was computed on.
+    pub device: String,
+    /// Version of gauntlet.
+    pub version: String,
+    /// Seconds of training.
+    pub train_seconds: f64,
+    /// What a reader should keep in mind.
+    pub warnings: Vec<String>,
+    /// What it withstands.
+    pub threats: Vec<Threat>,
+    /// By class.
+    pub per_class: Vec<Class>,
+    /// The same numbers for a twin trained without attack, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standard: Option<Twin>,
+}
+
+/// The samples of an audit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Data {
+    /// Name of the data set.
+    pub name: String,
+    /// Which part of it.
+    pub split: String,
+    /// How many samples.
+    pub samples: usize,
+    /// SHA-256 of its pixels and labels.
+    pub sha256: String,
+}
+
+/// What a model withstands within one budget.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Threat {
+    /// `linf:0.1`
+    pub threat: String,
+    /// Accuracy after all attacks.
+    pub robust_accuracy: f64,
+    /// 95 % interval of it (Wilson 1927).
+    pub robust_interval: [f64; 2],
+    /// The attacks, in order.
+    pub attacks: Vec<AttackResult>,
+}
+
+/// What is left standing after an attack and those before it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AttackResult {
+    /// `PGD-20x5`
+    pub name: String,
+    /// Gradient steps.
+    pub steps: usize,
+    /// Length of a step in input units.
+    pub step_size: f32,
+    /// Independent runs, the best kept per sample.
+    pub restarts: usize,
+    /// Whether each run starts at a random place in the ball.
+    pub random_start: bool,
+    /// What it ascends: `cross-entropy` or `margin`.
+    #[serde(default)]
+    pub loss: String,
+    /// Accuracy.
+    pub robust_accuracy: f64,
+    /// Wall-clock time.
+    pub seconds: f64,
+}
+
+/// A class.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Class {
+    /// Its name.
+    pub name: String,
+    /// How many samples.
+    pub samples: usize,
+    /// Accuracy without attack.
+    pub clean_accuracy: f64,
+    /// Accuracy under attack.
+    pub robust_accuracy: f64,
+}
+
+/// A twin trained without attack.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Twin {
+    /// Accuracy without attack.
+    pub clean_accuracy: f64,
+    /// 95 % interval of it (Wilson 1927).
+    #[serde(default = "anything")]
+    pub clean_interval: [f64; 2],
+    /// Accuracy under attack.
+    pub robust_accuracy: f64,
+    /// 95 % interval of it (Wilson 1927).
+    #[serde(default = "anything")]
+    pub robust_interval: [f64; 2],
+}
+
+/// The interval of a share of which nothing is known: for files that do not state one.
+fn anything() -> [f64; 2] {
+    [0.0, 1.0]
+}

@@ -1,0 +1,424 @@
+//! Vulkan against the CPU backend, step by step: random numbers, kernels, losses, gradients, attacks, training.
+//!
+//! The comparison runs in a child process of this test. By default that is on a software Vulkan driver, SwiftShader or the one
+//! that `VK_DRIVER_FILES` names, below the layer of `scripts/vulkan` (which says why). With `GAUNTLET_VULKAN=hardware` it is
+//! on this machine's GPU as it is. Without a driver the test says that it skips, or fails if `GAUNTLET_VULKAN=required`.
+//!
+//! Tolerances. Both backends compute in f32 and sum in different orders: values agree to 1e-4 of the largest in their tensor
+//! (1e-3 after several optimizer steps). An L-inf step takes the sign of the gradient, so where a gradient is zero to
+//! rounding, a pixel may go either way: up to 1 % of pixels may differ, and the loss reached must still agree.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::AtomicBool;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, DeviceKind, Int, Tensor};
+use gauntlet_attacks::{Attack, AttackLoss, Init, Keep, Noise, Pgd, input_gradient};
+use gauntlet_data::load;
+use gauntlet_kernels::augment::crop_flip;
+use gauntlet_kernels::perturb::{l2_step, linf_step, project_l2, project_linf};
+use gauntlet_kernels::{NoiseKey, Stream};
+use gauntlet_models::{Classifier, Description, ModelConfig, Network, named};
+use gauntlet_train::{
+    Optimizer, OptimizerConfig, Plan, Record, Session, clip_global_norm, cross_entropy, fit,
+};
+
+const SWIFTSHADER: &str = "/usr/lib/chromium/vk_swiftshader_icd.json";
+const CHILD: &str = "GAUNTLET_CONFORMANCE_CHILD";
+
+#[test]
+fn vulkan_agrees_with_the_cpu_step_by_step() {
+    if std::env::var_os(CHILD).is_some() {
+        return compare(&Device::vulkan(DeviceKind::DefaultDevice));
+    }
+    let wish = std::env::var("GAUNTLET_VULKAN").unwrap_or_default();
+    let runtime = tempfile::tempdir().unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child
+        .args([
+            "vulkan_agrees_with_the_cpu_step_by_step",
+            "--exact",
+            "--nocapture",
+        ])
+        .env(CHILD, "1");
+    if wish != "hardware" {
+        let named = std::env::var_os("VK_DRIVER_FILES");
+        let driver = named.or_else(|| Path::new(SWIFTSHADER).exists().then(|| SWIFTSHADER.into()));
+        let ready = driver.ok_or("no software Vulkan driver".to_owned());
+        match ready.and_then(|driver| layer(runtime.path()).map(|()| driver)) {
+            Ok(driver) => child
+                .env("VK_DRIVER_FILES", driver)
+                .env("VK_LAYER_PATH", runtime.path())
+                .env("VK_INSTANCE_LAYERS", "VK_LAYER_GAUNTLET_plain_shaders")
+                .env("XDG_RUNTIME_DIR", runtime.path()),
+            Err(problem) => {
+                let hint = format!("{problem}: `scripts/setup --tests` installs what is missing");
+                assert!(wish != "required", "{hint}");
+                return println!("SKIPPED: {hint}");
+            }
+        };
+    }
+    let output = child.output().unwrap();
+    println!("{}", String::from_utf8_lossy(&output.stdout));
+    // SwiftShader writes thousands of such lines about SPIR-V that it takes all the same.
+    let talk = String::from_utf8_lossy(&output.stderr);
+    let talk: Vec<_> = talk
+        .lines()
+        .filter(|line| !line.contains("TypePointer"))
+        .collect();
+    assert!(
+        output.status.success(),
+        "{}",
+        talk[talk.len().saturating_sub(60)..].join("\n")
+    );
+}
+
+/// Builds the layer that makes CubeCL compile through WGSL.
+fn layer(folder: &Path) -> Result<(), String> {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/vulkan");
+    let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let library = folder.join("libplain_shaders.so");
+    let mut compile = Command::new(compiler);
+    compile
+        .args(["-shared", "-fPIC", "-O2", "-o"])
+        .arg(library)
+        .arg(sources.join("plain_shaders.c"));
+    let built = compile
+        .output()
+        .map_err(|error| format!("no C compiler ({error})"))?;
+    if !built.status.success() {
+        return Err(format!(
+            "the Vulkan layer does not build: {}",
+            String::from_utf8_lossy(&built.stderr)
+        ));
+    }
+    std::fs::copy(
+        sources.join("plain_shaders.json"),
+        folder.join("plain_shaders.json"),
+    )
+    .map(drop)
+    .map_err(|error| error.to_string())
+}
+
+fn compare(vulkan: &Device) {
+    let flex = Device::flex();
+    random_numbers_are_the_same(&flex, vulkan);
+    kernels_agree(&flex, vulkan);
+    for model in [
+        r#"{"arch":"mlp","width":16}"#,
+        r#"{"arch":"mnist-cnn","activation":"silu","mean":[0.5],"std":[0.25]}"#,
+        r#"{"arch":"wide-resnet","depth":10,"width":1}"#,
+    ] {
+        println!("{model}");
+        let model: ModelConfig = serde_json::from_str(model).unwrap();
+        gradients_and_attacks_agree(&model, &flex, vulkan);
+        updates_agree(&model, &flex, vulkan);
+    }
+    whole_runs_agree(&flex, vulkan);
+}
+
+fn random_numbers_are_the_same(flex: &Device, vulkan: &Device) {
+    let key = NoiseKey::new(5, Stream::TrainAttack).at(2, 7);
+    for samples in [&[0u32, 9, 4][..], &[]] {
+        let draw = |device: &Device| {
+            let uniform = key.uniform(samples, [samples.len(), 7], -0.3, 0.3, device);
+            (
+                host(uniform),
+                host(key.normal(samples, [samples.len(), 5], device)),
+            )
+        };
+        assert_eq!(draw(flex), draw(vulkan));
+    }
+}
+
+fn kernels_agree(flex: &Device, vulkan: &Device) {
+    type Kernel = fn(Tensor<4>, Tensor<4>, Tensor<4>) -> Tensor<4>;
+    let kernels: [(&str, Kernel); 5] = [
+        ("linf_step", |x, x0, g| {
+            linf_step(x, x0, g, 0.1, 0.2, (0.0, 1.0))
+        }),
+        ("l2_step", |x, x0, g| {
+            l2_step(x, x0, g, 0.3, 0.5, (0.0, 1.0))
+        }),
+        ("project_linf", |x, x0, _| {
+            project_linf(x, x0, 0.2, (0.0, 1.0))
+        }),
+        ("project_l2", |x, x0, _| project_l2(x, x0, 0.2, (0.0, 1.0))),
+        ("crop_flip", |x, _, _| {
+            let ids: Vec<u32> = (0..x.dims()[0] as u32).collect();
+            crop_flip(x, 2, true, &NoiseKey::new(1, Stream::Augment), &ids)
+        }),
+    ];
+    // An odd size, a single value, an empty batch; each as it is and as the transposed view of another.
+    for shape in [[3, 2, 5, 7], [1, 1, 1, 1], [0, 1, 4, 4]] {
+        for transposed in [false, true] {
+            for (name, kernel) in kernels {
+                let run = |device: &Device| {
+                    let [n, c, h, w] = shape;
+                    let stored = if transposed { [n, c, w, h] } else { shape };
+                    let values = |step: u32, low: f32| {
+                        let ids: Vec<u32> = (0..n as u32).collect();
+                        let key = NoiseKey::new(3, Stream::TrainAttack).at(0, step);
+                        let x: Tensor<4> = key.uniform(&ids, stored, low, 1.0, device);
+                        if transposed { x.swap_dims(2, 3) } else { x }
+                    };
+                    host(kernel(values(0, 0.0), values(1, 0.0), values(2, -1.0)))
+                };
+                close(&run(flex), &run(vulkan), 1e-5, &format!("{name} {shape:?}"));
+            }
+        }
+    }
+}
+
+/// A batch of 8x8 images with soft structure, the same on every device.
+fn batch(device: &Device) -> (Tensor<4>, Tensor<1, Int>, Vec<u32>) {
+    let ids: Vec<u32> = (0..6).collect();
+    let images = NoiseKey::new(11, Stream::Augment).uniform(&ids, [6, 1, 8, 8], 0.0, 1.0, device);
+    (images, Tensor::from_ints([0, 1, 2, 0, 1, 2], device), ids)
+}
+
+fn network(config: &ModelConfig, device: &Device) -> Network {
+    config
+        .init([1, 8, 8], 3, 4, &device.clone().autodiff())
+        .unwrap()
+}
+
+fn gradients_and_attacks_agree(config: &ModelConfig, flex: &Device, vulkan: &Device) {
+    struct Seen {
+        weights: BTreeMap<String, Vec<f32>>,
+        logits: Vec<f32>,
+        losses: Vec<f32>,
+        input_gradient: Vec<f32>,
+        l2: Vec<f32>,
+        linf: Vec<f32>,
+        linf_losses: Vec<f32>,
+    }
+    let see = |device: &Device| {
+        let model = network(config, device);
+        let frozen = model.valid();
+        let (x, y, ids) = batch(device);
+        let (gradient, losses, logits) =
+            input_gradient(&frozen, x.clone(), y.clone(), AttackLoss::CrossEntropy);
+        let attack = |threat: &str, keep| {
+            let threat: gauntlet_attacks::ThreatModel = threat.parse().unwrap();
+            let pgd = Pgd {
+                step_size: threat.eps.value() / 4.0,
+                threat,
+                loss: AttackLoss::CrossEntropy,
+                steps: 3,
+                restarts: 2,
+                init: Init::Uniform,
+                keep,
+            };
+            let noise = Noise {
+                key: NoiseKey::new(2, Stream::EvalAttack),
+                samples: ids.clone(),
+            };
+            pgd.perturb(&frozen, x.clone(), y.clone(), &noise)
+        };
+        let linf = attack("linf:0.1", Keep::Last);
+        let best = attack("linf:0.1", Keep::Best);
+        Seen {
+            weights: named::data(&model)
+                .into_iter()
+                .map(|(path, data)| (path, data.try_to_vec().unwrap()))
+                .collect(),
+            logits: host(logits),
+            losses: host(losses),
+            input_gradient: host(gradient),
+            l2: host(attack("l2:0.5", Keep::Last)),
+            linf: host(linf),
+            linf_losses: host(AttackLoss::CrossEntropy.per_sample(frozen.logits(best), y)),
+        }
+    };
+    let (a, b) = (see(flex), see(vulkan));
+    assert_eq!(a.weights, b.weights, "initial weights");
+    close(&a.logits, &b.logits, 1e-4, "logits");
+    close(&a.losses, &b.losses, 1e-4, "losses");
+    close(&a.input_gradient, &b.input_gradient, 1e-4, "input gradient");
+    close(&a.l2, &b.l2, 1e-4, "L2 examples");
+    let flipped = a
+        .linf
+        .iter()
+        .zip(&b.linf)
+        .filter(|(a, b)| (*a - *b).abs() > 1e-5)
+        .count();
+    assert!(
+        flipped * 100 <= a.linf.len(),
+        "L-inf examples: {flipped} of {} pixels differ",
+        a.linf.len()
+    );
+    close(
+        &a.linf_losses,
+        &b.linf_losses,
+        1e-3,
+        "losses of L-inf examples",
+    );
+}
+
+fn updates_agree(config: &ModelConfig, flex: &Device, vulkan: &Device) {
+    for optimizer in [
+        r#"{"kind":"sgd","nesterov":true,"weight_decay":0.01}"#,
+        r#"{"kind":"adam-w","epsilon":1e-3}"#,
+    ] {
+        // Adam divides by the size of a gradient; a larger epsilon keeps gradients that are zero to rounding from being
+        // blown up to full steps of either sign.
+        let train = |device: &Device| {
+            let mut model = network(config, device);
+            let mut optimizer =
+                Optimizer::new(serde_json::from_str::<OptimizerConfig>(optimizer).unwrap());
+            let (x, y, _) = batch(device);
+            let mut trace = Vec::new();
+            for _ in 0..3 {
+                let loss = cross_entropy(model.logits(x.clone().autodiff()), y.clone(), 0.1);
+                let value = host(loss.clone().inner());
+                let gradients = GradientsParams::from_grads(loss.backward(), &model);
+                let gradients = clip_global_norm(&model, gradients, 1.0);
+                let seen = by_path(&model, &gradients);
+                model = optimizer.step(0.05, model, gradients);
+                trace.push((value, seen, named::data(&model)));
+            }
+            trace
+        };
+        for (step, (a, b)) in train(flex).into_iter().zip(train(vulkan)).enumerate() {
+            close(&a.0, &b.0, 1e-3, &format!("loss at step {step}"));
+            assert_eq!(
+                a.1.keys().collect::<Vec<_>>(),
+                b.1.keys().collect::<Vec<_>>()
+            );
+            for (path, gradient) in &a.1 {
+                close(
+                    gradient,
+                    &b.1[path],
+                    if step == 0 { 1e-4 } else { 1e-3 },
+                    &format!("gradient of {path} at step {step}"),
+                );
+            }
+            for (path, weights) in &a.2 {
+                let values = |data: &burn::tensor::TensorData| data.try_to_vec::<f32>().unwrap();
+                close(
+                    &values(weights),
+                    &values(&b.2[path]),
+                    1e-3,
+                    &format!("{path} after step {step}"),
+                );
+            }
+        }
+    }
+}
+
+/// The whole trainer: loader, augmentation, attack, average of the weights, validation.
+fn whole_runs_agree(flex: &Device, vulkan: &Device) {
+    let plan: Plan = toml::from_str(
+        r#"
+        name = "conformance"
+        data = { source = "digits", validation = 16, limit = 32, batch_size = 16, augment = ["crop", "flip"] }
+        model = { arch = "mlp", width = 16 }
+        threat = { norm = "l2", eps = 0.5 }
+        [train]
+        objective = "pgd"
+        epochs = 2
+        interleave = { pattern = "mixed", adversarial = 0.5 }
+        optimizer = { kind = "sgd" }
+        schedule = { kind = "constant", rate = 0.1 }
+        ema = { decay = 0.9 }
+        attack = { steps = 2 }
+        [evaluate]
+        attack = { steps = 2 }
+        "#,
+    )
+    .unwrap();
+    let plan = plan.resolved();
+    let splits = load(&plan.data, Path::new(""), plan.seed).unwrap();
+    let run = |device: &Device| {
+        let folder = tempfile::tempdir().unwrap();
+        let description = Description {
+            config: plan.model.clone(),
+            shape: splits.train.shape,
+            classes: splits.train.classes.to_vec(),
+        };
+        let model = description
+            .init(plan.seed, &device.clone().autodiff())
+            .unwrap();
+        let session = Session {
+            plan: &plan,
+            description: &description,
+            folder: folder.path(),
+            label: "hardened",
+            splits: &splits,
+            device,
+            sinks: &mut [],
+            stop: &AtomicBool::new(false),
+        };
+        let fitted = fit(model, session).unwrap();
+        let metrics = std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
+        let records: Vec<Record> = metrics
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        (records, named::data(&fitted.model))
+    };
+    let (a, b) = (run(flex), run(vulkan));
+    assert_eq!(a.0.len(), 6, "four steps and two validations");
+    for (a, b) in a.0.iter().zip(&b.0) {
+        assert_eq!(
+            (a.step, a.kind, a.accuracy, a.robust_accuracy),
+            (b.step, b.kind, b.accuracy, b.robust_accuracy)
+        );
+        close(&[a.loss as f32], &[b.loss as f32], 1e-3, "loss of a run");
+    }
+    for (path, weights) in &a.1 {
+        let values = |data: &burn::tensor::TensorData| data.try_to_vec::<f32>().unwrap();
+        close(&values(weights), &values(&b.1[path]), 1e-3, path);
+    }
+}
+
+/// Gradients by the path of their parameter.
+fn by_path(model: &Network, gradients: &GradientsParams) -> BTreeMap<String, Vec<f32>> {
+    struct Collect<'a>(named::Path, &'a GradientsParams, BTreeMap<String, Vec<f32>>);
+    impl ModuleVisitor for Collect<'_> {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.0.enter(name, container);
+        }
+        fn exit_module(&mut self, _name: &str, container: &str) {
+            self.0.exit(container);
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.1.get::<D>(param.id) {
+                self.2.insert(self.0.name(), host(gradient));
+            }
+        }
+    }
+    let mut collect = Collect(named::Path::default(), gradients, BTreeMap::new());
+    model.visit(&mut collect);
+    assert!(!collect.2.is_empty());
+    collect.2
+}
+
+fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+    x.try_into_vec_as().unwrap()
+}
+
+/// Agreement to `share` of the largest value.
+fn close(a: &[f32], b: &[f32], share: f32, what: &str) {
+    assert_eq!(a.len(), b.len(), "{what}");
+    let scale = a.iter().fold(1e-3f32, |most, v| most.max(v.abs()));
+    let apart = a
+        .iter()
+        .zip(b)
+        .map(|(a, b)| (a - b).abs())
+        .fold(
+            0f32,
+            |most, d| if d > most || d.is_nan() { d } else { most },
+        );
+    if std::env::var_os("GAUNTLET_TALK").is_some() {
+        println!("{what}: {apart:e} of {scale}");
+    }
+    assert!(
+        apart <= share * scale,
+        "{what}: {apart} apart, with values up to {scale}"
+    );
+}
