@@ -1,7 +1,7 @@
-use std::io::Write;
 use std::path::Path;
 
 use gauntlet_attacks::{AttackLoss, Init};
+use gauntlet_data::files;
 use gauntlet_data::picture::{self, Example, RgbImage};
 
 use crate::{AttackResult, Audit, AuditError, Class, Data, Evaluation, Threat, Twin, html};
@@ -191,12 +191,12 @@ impl RunReport {
             path: samples.clone(),
             source,
         })?;
-        write_atomic(
+        write(
             &samples.join("final.png"),
             &picture::png_bytes(&self.picture(&self.hardened)),
         )?;
-        write_atomic(&folder.join("report.json"), &json)?;
-        write_atomic(
+        write(&folder.join("report.json"), &json)?;
+        write(
             &folder.join("report.html"),
             html::page(self, &audit).as_bytes(),
         )
@@ -254,19 +254,8 @@ pub(crate) fn percent(share: f64) -> String {
     format!("{:.2} %", 100.0 * share)
 }
 
-fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), AuditError> {
-    let attempt = || {
-        let mut builder = tempfile::Builder::new();
-        // A report is made to be shown: as readable as any new file, not private as temporary files are.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file = builder.tempfile_in(path.parent().unwrap_or(Path::new(".")))?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    attempt().map_err(|source: std::io::Error| AuditError::Write {
+fn write(path: &Path, bytes: &[u8]) -> Result<(), AuditError> {
+    files::write(path, bytes).map_err(|source| AuditError::Write {
         path: path.to_owned(),
         source,
     })

@@ -58,6 +58,8 @@ pub(crate) enum Command {
     #[command(name = "probe-backend", hide = true)]
     Probe {
         backend: Backend,
+        /// A software driver that is to prove itself too.
+        software: Option<usize>,
     },
 }
 

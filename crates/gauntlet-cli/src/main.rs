@@ -35,8 +35,8 @@ fn main() -> ExitCode {
         Command::Config(command) => commands::config(command),
         Command::Devices(args) => commands::devices(args),
         Command::Completions(args) => commands::completions(args),
-        Command::Probe { backend } => {
-            devices::answer_probe(backend);
+        Command::Probe { backend, software } => {
+            devices::answer_probe(backend, software);
             Ok(())
         }
     });

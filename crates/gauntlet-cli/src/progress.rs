@@ -7,8 +7,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::output::{duration, percent, say, thousands, watched};
 
-/// Without a terminal, a line comes at the end of each epoch and at most this long after the one before.
-const SILENCE: Duration = Duration::from_secs(10);
+/// Without a terminal, a line comes with each validation, and when there was none for this long.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// Shows a training. Give it to [`gauntlet_train::fit`].
 pub(crate) struct Progress {
@@ -23,8 +23,8 @@ pub(crate) struct Progress {
     validation: Option<(f64, f64)>,
     /// When the last line was written.
     last_line: Instant,
-    /// The line on an epoch that ended; one on its validation replaces it.
-    held: Option<String>,
+    /// The step it was about.
+    told: u64,
     began: Instant,
     began_at: u64,
 }
@@ -71,7 +71,7 @@ impl Progress {
             epoch: Means::default(),
             validation: None,
             last_line: Instant::now(),
-            held: None,
+            told: 0,
             began: Instant::now(),
             began_at: 0,
         }
@@ -80,7 +80,7 @@ impl Progress {
     fn start(&mut self, label: &str, done: u64, total: u64, per_epoch: u64) {
         *self = Self::new(self.quiet);
         (self.label, self.done, self.total) = (label.to_owned(), done, total);
-        (self.per_epoch, self.began_at) = (per_epoch.max(1), done);
+        (self.per_epoch, self.began_at, self.told) = (per_epoch.max(1), done, done);
         if !self.quiet && watched() && done < total {
             self.bar = Some(bar(label, done, total));
         }
@@ -95,35 +95,27 @@ impl Progress {
         }
     }
 
-    /// Writes the line that waited for a validation which did not come.
-    fn release(&mut self) {
-        if let Some(text) = self.held.take() {
-            self.line(&text);
-            self.last_line = Instant::now();
-        }
+    /// Says how far training is.
+    fn tell(&mut self, validation: &str) {
+        let text = format!("{}{validation}, {}", self.training(), self.remaining());
+        self.line(&text);
+        (self.last_line, self.told) = (Instant::now(), self.done);
     }
 
     fn record(&mut self, record: &Record) {
         if record.split == Split::Validation {
-            self.held = None;
-            self.validation = record
-                .robust_accuracy
-                .map(|robust| (record.accuracy, robust));
-            let text = format!("{}, {}", self.summary(), self.remaining());
-            self.line(&text);
-            self.last_line = Instant::now();
+            let robust = record.robust_accuracy.unwrap_or_default();
+            self.validation = Some((record.accuracy, robust));
+            self.tell(&format!(
+                ", validation {} clean {} robust",
+                percent(record.accuracy),
+                percent(robust)
+            ));
         } else {
-            self.release();
             self.epoch.add(record);
             self.done = record.step;
-            if self.bar.is_none() {
-                let text = format!("{}, {}", self.summary(), self.remaining());
-                self.held = Some(text);
-                if self.last_line.elapsed() > SILENCE {
-                    self.release();
-                } else if !self.done.is_multiple_of(self.per_epoch) {
-                    self.held = None;
-                }
+            if self.bar.is_none() && self.last_line.elapsed() > SILENCE {
+                self.tell("");
             }
         }
         if let Some(bar) = &self.bar {
@@ -162,18 +154,6 @@ impl Progress {
         text
     }
 
-    /// The same, with what validation said last.
-    fn summary(&self) -> String {
-        let validation = self.validation.map_or_else(String::new, |(clean, robust)| {
-            format!(
-                ", validation {} clean {} robust",
-                percent(clean),
-                percent(robust)
-            )
-        });
-        self.training() + &validation
-    }
-
     fn remaining(&self) -> String {
         let made = self.done - self.began_at;
         if made == 0 || self.done >= self.total {
@@ -203,7 +183,6 @@ impl MetricSink for Progress {
                 }
             }
             Event::Checkpoint { step, best, .. } => {
-                self.release();
                 // One a second would drown the rest where epochs are short: only the best are worth a line.
                 if best {
                     self.line(&format!(
@@ -216,7 +195,9 @@ impl MetricSink for Progress {
             Event::Picture { .. } => {}
             Event::Note(text) => self.line(&format!("{}: {text}", self.label)),
             Event::Finish => {
-                self.release();
+                if self.told < self.done && self.bar.is_none() {
+                    self.tell("");
+                }
                 if let Some(bar) = self.bar.take() {
                     bar.finish_and_clear();
                 }
@@ -309,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_is_the_mean_of_the_epoch() {
+    fn a_line_tells_the_means_of_the_epoch() {
         let mut progress = Progress::new(true);
         let start = Event::Start {
             model: "hardened",
@@ -324,20 +305,6 @@ mod tests {
                 .unwrap();
         }
         let expected = "hardened: epoch 2/2, loss 1.5000, accuracy 50.00 %, 1,000 images/s";
-        assert_eq!(progress.summary(), expected);
-        let validation = Record {
-            split: Split::Validation,
-            accuracy: 0.9,
-            robust_accuracy: Some(0.6),
-            ..record(4, 1, 3.0)
-        };
-        progress.event(&Event::Record(&validation)).unwrap();
-        assert!(
-            progress
-                .summary()
-                .contains("validation 90.00 % clean 60.00 % robust"),
-            "{}",
-            progress.summary()
-        );
+        assert_eq!(progress.training(), expected);
     }
 }

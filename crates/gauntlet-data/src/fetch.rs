@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use flate2::read::GzDecoder;
 use lzma_rust2::XzReader;
 use sha2::{Digest, Sha256};
-use tempfile::NamedTempFile;
 
 use crate::sources::{DataFile, Origin};
-use crate::{DataError, Source, download};
+use crate::{DataError, Source, download, files};
 
 /// `$GAUNTLET_DATA`, else `gauntlet/data` in the user's cache folder.
 pub fn default_root() -> PathBuf {
@@ -219,7 +218,7 @@ pub(crate) fn store(
 ) -> Result<(), DataError> {
     progress.start(file.name, None);
     let place = folder.join(file.name);
-    let mut target = NamedTempFile::new_in(folder).map_err(|error| failed(&place, error))?;
+    let mut target = files::beside(&place).map_err(|error| failed(&place, error))?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 16];
     loop {

@@ -6,6 +6,7 @@ mod decode;
 mod download;
 mod error;
 pub mod fetch;
+pub mod files;
 mod image_folder;
 mod loader;
 pub mod picture;

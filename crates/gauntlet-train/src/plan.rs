@@ -1,10 +1,14 @@
 //! A run, as a user writes it: one TOML file, checked, every default written out.
 
+use std::str::FromStr;
+
 use gauntlet_attacks::{AttackLoss, Eps, Init, Keep, Norm, Pgd, ThreatModel};
 use gauntlet_data::{DataConfig, Source};
 use gauntlet_models::ModelConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::TrainError;
 
 /// Everything that decides what a training run does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -484,6 +488,38 @@ impl Problems {
 
 /// More would run into the numbers that radii of L2 starts are drawn under.
 const MAX_RESTARTS: usize = 2048;
+
+/// A plan from the text of a config file: read, checked, every default written out.
+///
+/// ```
+/// let text = r#"
+///     name = "example"
+///     data = { source = "digits" }
+///     model = { arch = "mlp" }
+///     threat = { norm = "linf", eps = "8/255" }
+///     [train]
+///     objective = "pgd"
+///     epochs = 5
+///     optimizer = { kind = "adam" }
+///     schedule = { kind = "constant", rate = 0.001 }
+/// "#;
+/// let plan: gauntlet_train::Plan = text.parse()?;
+/// assert_eq!(plan.train.attack.steps, Some(10));
+/// assert!(text.replace("pgd", "pdg").parse::<gauntlet_train::Plan>().is_err());
+/// # Ok::<(), gauntlet_train::TrainError>(())
+/// ```
+impl FromStr for Plan {
+    type Err = TrainError;
+
+    fn from_str(text: &str) -> Result<Self, TrainError> {
+        let plan: Self = toml::from_str(text).map_err(|error| TrainError::Config {
+            path: "plan".into(),
+            problem: error.to_string(),
+        })?;
+        plan.check()?;
+        Ok(plan.resolved())
+    }
+}
 
 impl Plan {
     /// Checks every value against its range and the values against each other.

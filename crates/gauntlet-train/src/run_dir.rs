@@ -1,9 +1,9 @@
 //! The folder of a run: plain files a person can read.
 
 use std::fs::{self, File, TryLockError};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use gauntlet_data::files;
 use serde::Serialize;
 
 use crate::{Plan, TrainError};
@@ -104,17 +104,9 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Trai
     write_atomic(path, &text)
 }
 
-/// Writes beside, syncs, renames: a reader sees the old bytes or the new ones, never half of them.
+/// [`files::write`], with its error.
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let attempt = || {
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        File::open(folder)?.sync_all()
-    };
-    attempt().map_err(|source| TrainError::Io {
+    files::write(path, bytes).map_err(|source| TrainError::Io {
         path: path.to_owned(),
         source,
     })

@@ -47,6 +47,29 @@ pub struct Session<'a> {
     pub stop: &'a AtomicBool,
 }
 
+impl<'a> Session<'a> {
+    /// A session on `device` that writes to `folder`, tells nobody, and is stopped by nobody.
+    pub fn new(
+        plan: &'a Plan,
+        description: &'a Description,
+        splits: &'a Splits,
+        folder: &'a Path,
+        device: &'a Device,
+    ) -> Self {
+        static NEVER: AtomicBool = AtomicBool::new(false);
+        Self {
+            plan,
+            description,
+            folder,
+            label: "hardened",
+            splits,
+            device,
+            sinks: &mut [],
+            stop: &NEVER,
+        }
+    }
+}
+
 /// How a training ended.
 #[derive(Debug)]
 pub struct Fitted<M> {

@@ -93,7 +93,7 @@ pub(crate) fn survey(backend: Backend) -> Survey {
             "not in this build; it is the Cargo feature `{}`",
             backend.name()
         )),
-        _ => probe::ask(backend),
+        _ => probe::ask(backend, None),
     };
     let (devices, unavailable) = match result {
         Ok(devices) if devices.is_empty() => (devices, Some(none_found(backend).to_owned())),
@@ -179,7 +179,7 @@ fn automatic() -> Picked {
         if !backend.built() {
             continue;
         }
-        let devices = probe::ask(backend).unwrap_or_else(|problem| {
+        let devices = probe::ask(backend, None).unwrap_or_else(|problem| {
             notes.push(format!("{} is not used: {problem}", backend.name()));
             Vec::new()
         });
@@ -230,9 +230,14 @@ fn named(backend: Backend, index: Option<usize>) -> Result<Picked, Failure> {
             "no device `{name}:{index}`: the last is `{name}:{last}`\n\nhint: `gauntlet devices` lists them"
         )));
     };
-    if let Some(problem) = &found.problem {
+    let problem = if found.software && usable(found) {
+        probe::prove(backend, index).err()
+    } else {
+        found.problem.clone()
+    };
+    if let Some(problem) = problem {
         return Err(Failure::request(format!(
-            "{} ({}) does not answer: {problem}",
+            "{} ({}) cannot be used: {problem}\n\nhint: `gauntlet devices` lists what there is",
             found.id, found.name
         )));
     }

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 
 use super::{Backend, Found};
 use crate::panics::expected;
@@ -17,15 +17,29 @@ pub(crate) const COMMAND: &str = "probe-backend";
 /// A cold NVIDIA driver takes seconds to wake; nothing that works takes this long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What `backend` has, as told by a child process.
+/// Lets device `index` of `backend`, a software driver, prove that it computes right.
+///
+/// # Errors
+/// Why it is not to be trusted.
+pub(super) fn prove(backend: Backend, index: usize) -> Result<(), String> {
+    let devices = ask(backend, Some(index))?;
+    match devices.into_iter().nth(index) {
+        Some(found) => found.problem.map_or(Ok(()), Err),
+        None => Err("it answered a moment ago and is gone now".to_owned()),
+    }
+}
+
+/// What `backend` has, as told by a child process. Its GPUs prove that they compute right; software drivers are slow at that
+/// and seldom wanted, so only the one at `software` does.
 ///
 /// # Errors
 /// Why it could not be told.
-pub(super) fn ask(backend: Backend) -> Result<Vec<Found>, String> {
+pub(super) fn ask(backend: Backend, software: Option<usize>) -> Result<Vec<Found>, String> {
     let unable = |error: std::io::Error| format!("the probe could not be started: {error}");
     let program = std::env::current_exe().map_err(unable)?;
     let mut child = Command::new(program)
         .args([COMMAND, backend.name()])
+        .args(software.map(|index| index.to_string()))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -61,17 +75,23 @@ pub(super) fn ask(backend: Backend) -> Result<Vec<Found>, String> {
 }
 
 /// Answers [`ask`], in the child: one line of JSON.
-pub(crate) fn answer(backend: Backend) {
+pub(crate) fn answer(backend: Backend, software: Option<usize>) {
     let found = expected(|| backend.enumerate()).map(|devices| {
         let devices = devices.into_iter().enumerate();
         devices
-            .map(|(index, device)| examine(backend, index, &device))
+            .map(|(index, device)| {
+                let mut found = describe(backend, index, &device);
+                if found.problem.is_none() && (!found.software || software == Some(index)) {
+                    found.problem = expected(|| computes(&device)).and_then(|fine| fine).err();
+                }
+                found
+            })
             .collect::<Vec<_>>()
     });
     crate::output::print(serde_json::to_string(&found).expect("plain structs serialise"));
 }
 
-fn examine(backend: Backend, index: usize, device: &Device) -> Found {
+fn describe(backend: Backend, index: usize, device: &Device) -> Found {
     let (kind, software) = kind(backend, &format!("{device:?}"));
     let mut found = Found {
         id: format!("{}:{index}", backend.name()),
@@ -91,10 +111,6 @@ fn examine(backend: Backend, index: usize, device: &Device) -> Found {
             found.name = name;
         }
         Err(problem) => found.problem = Some(problem),
-    }
-    // Software drivers are seldom wanted and slow to start: they prove themselves when they are named.
-    if found.problem.is_none() && !found.software {
-        found.problem = expected(|| computes(device)).and_then(|fine| fine).err();
     }
     found
 }
@@ -125,13 +141,30 @@ fn kind(backend: Backend, device: &str) -> (&'static str, bool) {
     known.map_or(("GPU", false), |(word, kind)| (kind, *word == "Cpu"))
 }
 
-/// A small sum that a working device gets right.
+/// A product of matrices that a working device gets right: there are drivers that add well and multiply to zero, without a
+/// word. Small integers, so that every order of summing gives the same.
 fn computes(device: &Device) -> Result<(), String> {
-    let sum = Tensor::<1>::from_floats([1.0, 2.0, 3.0], device).add_scalar(0.5);
-    match sum.try_into_vec_as::<f32>() {
-        Ok(values) if values == [1.5, 2.5, 3.5] => Ok(()),
-        Ok(values) => Err(format!("it computes wrongly: {values:?}")),
-        Err(error) => Err(error.to_string()),
+    const SIZE: usize = 65;
+    let entry = |row: usize, column: usize| ((3 * row + 5 * column) % 7) as f32 - 3.0;
+    let values: Vec<f32> = (0..SIZE * SIZE)
+        .map(|at| entry(at / SIZE, at % SIZE))
+        .collect();
+    let matrix = Tensor::<2>::from_data(TensorData::new(values, [SIZE, SIZE]), device);
+    let product = matrix.clone().matmul(matrix.transpose()).add_scalar(0.5);
+    let product: Vec<f32> = product
+        .try_into_vec_as()
+        .map_err(|error| error.to_string())?;
+    let wrong = (0..SIZE * SIZE).filter(|at| {
+        let (row, column) = (at / SIZE, at % SIZE);
+        let exact: f32 = (0..SIZE).map(|k| entry(row, k) * entry(column, k)).sum();
+        product[*at] != exact + 0.5
+    });
+    match wrong.count() {
+        0 => Ok(()),
+        count => Err(format!(
+            "it computes wrongly: {count} of {} values of a matrix product differ from the CPU's",
+            SIZE * SIZE
+        )),
     }
 }
 
