@@ -64,7 +64,7 @@ impl Place {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(assert_cmd::cargo_bin!("gauntlet"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gauntlet"));
         command
             .args(arguments)
             .current_dir(self.folder.path())

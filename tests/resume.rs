@@ -36,7 +36,7 @@ keep = 2
 "#;
 
 fn gauntlet(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(assert_cmd::cargo_bin!("gauntlet"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gauntlet"));
     command
         .args(arguments)
         .current_dir(folder)

@@ -78,14 +78,20 @@ pub fn data<M: Module>(model: &M) -> BTreeMap<String, TensorData> {
             self.0.exit(container);
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.1
-                .insert(self.0.name(), param.val().inner().into_data());
+            self.1.insert(self.0.name(), owned(param.val().inner()));
         }
     }
     let mut read = Read(Path::default(), BTreeMap::new());
     // `valid` applies pending BatchNorm updates; a plain visit sees statistics that are one update old.
     model.valid().visit(&mut read);
     read.1
+}
+
+/// The values of `tensor` as they are now. On devices that share memory with the host, what `into_data` returns is still
+/// mapped to the device's buffer: it would change with the next step of training.
+pub fn owned<const D: usize>(tensor: Tensor<D>) -> TensorData {
+    let data = tensor.into_data();
+    TensorData::from_bytes_vec(data.as_bytes().to_vec(), data.shape().clone(), data.dtype())
 }
 
 /// Replaces every tensor by the one of its path in `tensors`. `model` comes back as an untracked copy: nothing is written

@@ -58,10 +58,10 @@ impl Optimizer {
         let mut times = BTreeMap::new();
         for (path, slots) in &self.state {
             if let Some(first) = &slots.first {
-                tensors.insert(format!("first/{path}"), first.to_data());
+                tensors.insert(format!("first/{path}"), named::owned(first.clone()));
             }
             if let Some(second) = &slots.second {
-                tensors.insert(format!("second/{path}"), second.to_data());
+                tensors.insert(format!("second/{path}"), named::owned(second.clone()));
             }
             times.insert(path.clone(), slots.time);
         }
@@ -167,7 +167,7 @@ impl Optimizer {
 fn adam(slots: &mut Slots, gradient: Tensor<1>, betas: [f32; 2], epsilon: f32) -> Tensor<1> {
     let [beta1, beta2] = betas.map(f64::from);
     let blend = |old: Option<Tensor<1>>, new: Tensor<1>, beta: f64| match old {
-        Some(old) => old.mul_scalar(beta) + new.mul_scalar(1.0 - beta),
+        Some(old) => without_denormals(old.mul_scalar(beta) + new.mul_scalar(1.0 - beta)),
         None => new.mul_scalar(1.0 - beta),
     };
     let first = blend(slots.first.take(), gradient.clone(), beta1);
@@ -180,6 +180,12 @@ fn adam(slots: &mut Slots, gradient: Tensor<1>, betas: [f32; 2], epsilon: f32) -
         .sqrt()
         .add_scalar(epsilon);
     first.div_scalar(1.0 - beta1.powf(time)) / denominator
+}
+
+/// Values below 1e-27 become zero. Moments of parameters whose gradient has stayed zero decay into denormal numbers, and CPUs
+/// compute those many times slower; no update would be seen of them beside Adam's epsilon.
+fn without_denormals(moment: Tensor<1>) -> Tensor<1> {
+    moment.add_scalar(1e-20).sub_scalar(1e-20)
 }
 
 /// Whether weight decay touches this parameter when BatchNorm and biases are exempt.
