@@ -156,3 +156,39 @@ fn a_killed_run_goes_on_to_the_same_end() {
     assert!(judged(&run).is_f64());
     assert_eq!(judged(&run), judged(&whole));
 }
+
+/// A limit on the size of files stands for a full disk: writes fail half-way.
+#[cfg(unix)]
+#[test]
+fn a_checkpoint_that_cannot_be_written_stops_the_run_and_leaves_no_half() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("killed.toml"), CONFIG).unwrap();
+    let run = folder.path().join("killed");
+    let train = |blocks: &str| {
+        let mut command = Command::new("sh");
+        let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+        command
+            .args(["-c", &script, env!("CARGO_BIN_EXE_gauntlet")])
+            .args([
+                "train",
+                "killed.toml",
+                "--set",
+                "train.epochs=8",
+                "--set",
+                "model.width=512",
+            ])
+            .current_dir(folder.path());
+        command.output().unwrap()
+    };
+    let output = train("256");
+    let talk = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{talk}");
+    assert!(
+        talk.contains(".safetensors: ") && talk.contains("gauntlet resume"),
+        "{talk}"
+    );
+    let left: Vec<_> = fs::read_dir(run.join("checkpoints")).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+    done(gauntlet(folder.path(), &["resume", "killed"]));
+    assert!(run.join("report.json").exists());
+}

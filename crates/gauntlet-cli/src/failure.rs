@@ -84,7 +84,10 @@ impl From<DataError> for Failure {
 
 impl From<ModelError> for Failure {
     fn from(error: ModelError) -> Self {
-        Self::request(error.to_string())
+        match error {
+            ModelError::Write { .. } => Self::running(error.to_string()),
+            _ => Self::request(error.to_string()),
+        }
     }
 }
 

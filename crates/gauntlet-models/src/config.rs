@@ -131,6 +131,14 @@ pub enum ModelError {
         /// What is wrong, with a hint.
         problem: String,
     },
+    /// A weights file cannot be written.
+    #[error("{}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A weights file cannot be read, or does not fit.
     #[error("{}: {problem}", path.display())]
     Weights {

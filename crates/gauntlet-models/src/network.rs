@@ -15,12 +15,16 @@ pub struct Network {
     body: Body,
     #[module(skip)]
     activation: Activation,
-    /// (mean, standard deviation) of each channel, where they are not 0 and 1.
+    /// Where they are not 0 and 1.
     #[module(skip)]
-    normalise: Option<(Vec<f32>, Vec<f32>)>,
+    normalise: Option<MeanStd>,
 }
 
+/// Mean and standard deviation of each channel.
+type MeanStd = (Vec<f32>, Vec<f32>);
+
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one in a network")]
 enum Body {
     Mlp(Mlp),
     MnistCnn(MnistCnn),
@@ -92,7 +96,7 @@ impl ModelConfig {
         Ok(())
     }
 
-    fn normalisation(&self, channels: usize) -> Result<Option<(Vec<f32>, Vec<f32>)>, ModelError> {
+    fn normalisation(&self, channels: usize) -> Result<Option<MeanStd>, ModelError> {
         let channel_values = |key: &'static str, values: &Option<Vec<f32>>, default: f32| {
             let values = values.clone().unwrap_or_else(|| vec![default; channels]);
             if values.len() != channels {

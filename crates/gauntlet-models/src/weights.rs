@@ -19,7 +19,7 @@ const MAX_BYTES: u64 = 8 << 30;
 /// tensor by path.
 ///
 /// # Errors
-/// [`ModelError::Weights`] if the file cannot be written.
+/// [`ModelError::Write`] if the file cannot be written.
 pub fn save<M: Module>(
     model: &M,
     metadata: &BTreeMap<String, String>,
@@ -31,7 +31,7 @@ pub fn save<M: Module>(
 /// Writes named `f32` tensors to a safetensors file and syncs it; returns the SHA-256 of each.
 ///
 /// # Errors
-/// [`ModelError::Weights`] if the file cannot be written.
+/// [`ModelError::Write`] if the file cannot be written.
 pub fn save_tensors(
     tensors: &BTreeMap<String, TensorData>,
     metadata: &BTreeMap<String, String>,
@@ -62,7 +62,10 @@ pub fn save_tensors(
         fs::write(path, &file)?;
         fs::File::open(path)?.sync_all()
     };
-    write().map_err(|error| wrong(error.to_string()))?;
+    write().map_err(|source| ModelError::Write {
+        path: path.to_owned(),
+        source,
+    })?;
     Ok(bytes
         .into_iter()
         .map(|(name, bytes)| (name.clone(), hex(&bytes)))

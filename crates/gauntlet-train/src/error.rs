@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use gauntlet_models::ModelError;
+
 /// What stops a run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -79,5 +81,15 @@ pub enum TrainError {
     Data(#[from] gauntlet_data::DataError),
     /// Model.
     #[error(transparent)]
-    Model(#[from] gauntlet_models::ModelError),
+    Model(gauntlet_models::ModelError),
+}
+
+impl From<ModelError> for TrainError {
+    fn from(error: ModelError) -> Self {
+        match error {
+            // A full disk is no fault of the model.
+            ModelError::Write { path, source } => Self::Io { path, source },
+            error => Self::Model(error),
+        }
+    }
 }

@@ -240,8 +240,8 @@ impl<'a, M: Module + Classifier<4>> Run<'a, M> {
                     return Ok(false);
                 }
                 let every = self.session.plan.checkpoint.every_steps;
-                if every.is_some_and(|every| self.state.step % every == 0)
-                    && self.state.step % self.per_epoch != 0
+                if every.is_some_and(|every| self.state.step.is_multiple_of(every))
+                    && !self.state.step.is_multiple_of(self.per_epoch)
                 {
                     self.save(false)?;
                 }
@@ -359,13 +359,13 @@ impl<'a, M: Module + Classifier<4>> Run<'a, M> {
     }
 
     fn epoch_end_is_due(&self) -> bool {
-        let at_end = self.state.step > 0 && self.state.step % self.per_epoch == 0;
+        let at_end = self.state.step > 0 && self.state.step.is_multiple_of(self.per_epoch);
         at_end && self.validation_is_due() && self.state.validated_at < self.state.step
     }
 
     fn validation_is_due(&self) -> bool {
         let epochs = self.state.step / self.per_epoch;
-        let due = epochs % u64::from(self.session.plan.evaluate.every) == 0
+        let due = epochs.is_multiple_of(u64::from(self.session.plan.evaluate.every))
             || self.state.step == self.total;
         due && !self.session.splits.validation.is_empty()
     }
@@ -381,7 +381,7 @@ impl<'a, M: Module + Classifier<4>> Run<'a, M> {
             };
             is_best = self.report(epochs as u32 - 1, &validation)?;
         }
-        let due = epochs % u64::from(self.session.plan.checkpoint.every_epochs) == 0
+        let due = epochs.is_multiple_of(u64::from(self.session.plan.checkpoint.every_epochs))
             || self.state.step == self.total;
         if due || is_best || self.stopped() {
             self.save(is_best)?;
