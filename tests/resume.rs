@@ -54,12 +54,20 @@ fn done(mut command: Command) -> String {
 
 /// Whole checkpoints, oldest first.
 fn checkpoints(run: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<_> = fs::read_dir(run.join("checkpoints"))
+    let entries = fs::read_dir(run.join("checkpoints"));
+    let paths = entries
         .into_iter()
         .flatten()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.join("MANIFEST.json").exists())
-        .collect();
+        .map(|entry| entry.unwrap().path());
+    // One that is being written has another name.
+    let whole = |path: &PathBuf| {
+        path.file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .starts_with("step-")
+    };
+    let mut found: Vec<_> = paths.filter(whole).collect();
     found.sort();
     found
 }
@@ -172,6 +180,8 @@ fn a_checkpoint_that_cannot_be_written_stops_the_run_and_leaves_no_half() {
             .args([
                 "train",
                 "killed.toml",
+                "--out",
+                "killed",
                 "--set",
                 "train.epochs=8",
                 "--set",
