@@ -1,5 +1,6 @@
 //! Threat models and adversarial attacks on any [`Classifier`](gauntlet_models::Classifier).
 
+mod apgd;
 mod attack;
 pub mod evaluate;
 mod fgsm;
@@ -12,6 +13,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use apgd::{Apgd, ApgdLoss};
 pub use attack::{Attack, Noise};
 pub use fgsm::Fgsm;
 pub use gauntlet_models::Classifier;

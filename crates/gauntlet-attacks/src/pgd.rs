@@ -1,5 +1,5 @@
 use burn::tensor::{Int, Tensor};
-use gauntlet_kernels::perturb::{per_sample, project_l2, project_linf, unit_l2};
+use gauntlet_kernels::perturb::{choose, per_sample, project_l2, project_linf, unit_l2};
 use gauntlet_models::Classifier;
 
 use crate::{Attack, AttackLoss, Noise, Norm, ThreatModel, input_gradient};
@@ -142,13 +142,11 @@ impl<const D: usize> Best<D> {
                     .clone()
                     .greater_elem(0.5)
                     .bool_or(gain.abs().lower_elem(0.5).bool_and(higher));
-                let dims = x.dims();
-                let mask =
-                    (x.zeros_like() + per_sample(better.clone().float(), dims)).greater_elem(0.5);
+                let better = better.float();
                 Self {
-                    x: old.x.mask_where(mask, x),
-                    losses: old.losses.mask_where(better.clone(), losses),
-                    wrong: old.wrong.mask_where(better, wrong),
+                    x: choose(&better, x, old.x),
+                    losses: choose(&better, losses, old.losses),
+                    wrong: choose(&better, wrong, old.wrong),
                 }
             }
         });

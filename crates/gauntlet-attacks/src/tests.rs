@@ -8,7 +8,8 @@ use gauntlet_kernels::{NoiseKey, Stream};
 use crate::evaluate::evaluate_batch;
 use crate::testing::{Linear, Normed, values};
 use crate::{
-    Attack, AttackLoss, Classifier, Fgsm, Init, Keep, Noise, Norm, Pgd, ThreatModel, input_gradient,
+    Apgd, ApgdLoss, Attack, AttackLoss, Classifier, Fgsm, Init, Keep, Noise, Norm, Pgd,
+    ThreatModel, input_gradient,
 };
 
 fn pgd(threat: &ThreatModel, init: Init, keep: Keep, restarts: usize) -> Pgd {
@@ -59,6 +60,12 @@ fn attacks(threat: &ThreatModel) -> Vec<Box<dyn Attack<2>>> {
         Box::new(pgd(threat, Init::Clean, Keep::Last, 1)),
         Box::new(pgd(threat, Init::Uniform, Keep::Last, 1)),
         Box::new(pgd(threat, Init::Uniform, Keep::Best, 3)),
+        Box::new(Apgd {
+            threat: threat.clone(),
+            loss: ApgdLoss::CrossEntropy,
+            steps: 50,
+            restarts: 2,
+        }),
     ]
 }
 

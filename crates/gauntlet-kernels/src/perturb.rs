@@ -89,6 +89,16 @@ pub fn per_sample<const D: usize>(values: Tensor<1>, dims: [usize; D]) -> Tensor
     values.reshape(shape)
 }
 
+/// The rows of `yes` where `mask` is 1, of `no` where it is 0.
+///
+/// # Shapes
+/// `mask: [batch]`, the others `[batch, ..]`, alike.
+pub fn choose<const D: usize>(mask: &Tensor<1>, yes: Tensor<D>, no: Tensor<D>) -> Tensor<D> {
+    // Filled out by adding: comparing a tensor that was expanded without copying gives wrong masks on flex.
+    let whole = no.zeros_like() + per_sample(mask.clone(), no.dims());
+    no.mask_where(whole.greater_elem(0.5), yes)
+}
+
 /// `[batch, values]`
 fn rows<const D: usize>(x: Tensor<D>) -> Tensor<2> {
     let dims = x.dims();
