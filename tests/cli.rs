@@ -562,6 +562,89 @@ fn a_training_leaves_all_it_promises_and_is_never_overwritten() {
     );
 }
 
+#[test]
+fn an_audit_says_what_stands_and_is_a_gate() {
+    let place = Place::new();
+    place.run(&["train", "small.toml", "--quiet"]).done();
+    let audit = [
+        "audit",
+        "runs/small",
+        "--samples",
+        "60",
+        "--threat",
+        "linf:0.05",
+        "--threat",
+        "l2:0.3",
+        "--json",
+    ];
+    let first = place.run(&audit).done().stdout;
+    let found: Value = serde_json::from_str(&first).unwrap();
+    for key in [
+        "schema",
+        "model",
+        "clean_accuracy",
+        "seed",
+        "device",
+        "version",
+        "warnings",
+    ] {
+        assert!(!found[key].is_null(), "{key}: {found}");
+    }
+    assert_eq!(
+        found["data"],
+        serde_json::json!({
+            "name": "digits",
+            "split": "test",
+            "samples": 60,
+            "sha256": found["data"]["sha256"],
+        })
+    );
+    for (index, threat) in ["linf:0.05", "l2:0.3"].into_iter().enumerate() {
+        let found = &found["threats"][index];
+        assert_eq!(found["threat"], threat);
+        let attacks = found["attacks"].as_array().unwrap();
+        let shares: Vec<_> = attacks
+            .iter()
+            .map(|attack| attack["robust_accuracy"].as_f64().unwrap())
+            .collect();
+        assert!(shares.is_sorted_by(|a, b| a >= b), "{shares:?}");
+        assert_eq!(found["robust_accuracy"].as_f64(), shares.last().copied());
+        assert!(
+            attacks
+                .iter()
+                .all(|attack| attack["steps"].is_u64() && attack["seconds"].is_f64())
+        );
+    }
+    // What is done is not done again: times are the same to the last digit.
+    assert_eq!(place.run(&audit).done().stdout, first);
+
+    let gate = |least: &str| {
+        let requirement = format!("linf:0.05>={least}");
+        place.run(&[
+            "audit",
+            "runs/small",
+            "--samples",
+            "60",
+            "--threat",
+            "linf:0.05",
+            "--require",
+            &requirement,
+        ])
+    };
+    gate("0.0").done();
+    let missed = gate("1.0");
+    assert_eq!(missed.status, 3, "{}", missed.stderr);
+    assert!(missed.stderr.contains("linf:0.05") && missed.stderr.contains("100.00 % required"));
+    assert!(missed.stdout.contains("left standing"));
+    place
+        .run(&["audit", "runs/small", "--require", "linf:0.05"])
+        .refused(&["linf:8/255>=0.45"]);
+    place
+        .run(&["audit", "runs/small", "--data", "mnsit"])
+        .refused(&["mnsit"]);
+    place.run(&["audit", "nowhere"]).refused(&["no checkpoint"]);
+}
+
 /// Waits until the child has written a checkpoint.
 fn wait_for_checkpoint(run: &Path, child: &mut Child) {
     let began = Instant::now();

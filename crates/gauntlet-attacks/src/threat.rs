@@ -172,6 +172,14 @@ impl ThreatModel {
         }
     }
 
+    /// The size of each row of `delta` in this norm.
+    pub fn sizes<const D: usize>(&self, delta: Tensor<D>) -> Vec<f32> {
+        host(match self.norm {
+            Norm::Linf => linf_norms(delta),
+            Norm::L2 => l2_norms(delta),
+        })
+    }
+
     /// Checks that each row of `adversarial` is finite, in bounds and within `eps` of `original`, to `f32` rounding.
     ///
     /// # Errors
@@ -185,15 +193,10 @@ impl ThreatModel {
         if dims.contains(&0) {
             return Ok(());
         }
-        let delta = adversarial.clone() - original.clone();
-        let sizes = match self.norm {
-            Norm::Linf => linf_norms(delta),
-            Norm::L2 => l2_norms(delta),
-        };
+        let sizes = self.sizes(adversarial.clone() - original.clone());
         let rows = adversarial
             .clone()
             .reshape([dims[0], dims[1..].iter().product::<usize>()]);
-        let sizes = host(sizes);
         let lows = host(rows.clone().min_dim(1));
         let highs = host(rows.max_dim(1));
         // Adding and subtracting in f32 costs half an ulp of values up to 1 each; a norm over n values a little more.

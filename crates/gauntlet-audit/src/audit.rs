@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub struct Audit {
     /// Version of this layout: 1.
     pub schema: u32,
-    /// Name of the run.
+    /// Name of the run, or the checkpoint.
     pub model: String,
     /// What it was judged on.
     pub data: Data,
@@ -22,8 +22,9 @@ pub struct Audit {
     pub device: String,
     /// Version of gauntlet.
     pub version: String,
-    /// Seconds of training.
-    pub train_seconds: f64,
+    /// Seconds of training, where they are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_seconds: Option<f64>,
     /// What a reader should keep in mind.
     pub warnings: Vec<String>,
     /// What it withstands.
@@ -66,17 +67,19 @@ pub struct Threat {
 pub struct AttackResult {
     /// `PGD-20x5`
     pub name: String,
-    /// Gradient steps.
+    /// Gradient steps or queries of a run.
     pub steps: usize,
-    /// Length of a step in input units.
-    pub step_size: f32,
+    /// Length of a step in input units, where it is always the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_size: Option<f32>,
     /// Independent runs, the best kept per sample.
     pub restarts: usize,
-    /// Whether each run starts at a random place in the ball.
-    pub random_start: bool,
-    /// What it ascends: `cross-entropy` or `margin`.
-    #[serde(default)]
-    pub loss: String,
+    /// Whether each run starts at a random place in the ball, where that can be chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub random_start: Option<bool>,
+    /// What it ascends, where that can be chosen: `cross-entropy` or `margin`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<String>,
     /// Accuracy.
     pub robust_accuracy: f64,
     /// Wall-clock time.

@@ -210,20 +210,23 @@ fn protocol(audit: &Audit) -> String {
     for threat in &audit.threats {
         entry("threat", &threat.threat);
         for attack in &threat.attacks {
-            let start = if attack.random_start {
-                "a random place in the ball"
-            } else {
-                "the clean image"
-            };
-            let text = format!(
-                "{}: {} steps of {} up the {} loss, {} restart{} from {start}",
-                attack.name,
-                attack.steps,
-                attack.step_size,
-                attack.loss,
-                attack.restarts,
-                if attack.restarts == 1 { "" } else { "s" },
-            );
+            let mut text = format!("{}: {} steps", attack.name, attack.steps);
+            if let Some(size) = attack.step_size {
+                text += &format!(" of {size}");
+            }
+            if let Some(loss) = &attack.loss {
+                text += &format!(" up the {loss} loss");
+            }
+            let plural = if attack.restarts == 1 { "" } else { "s" };
+            text += &format!(", {} restart{plural}", attack.restarts);
+            if let Some(random) = attack.random_start {
+                let start = if random {
+                    "a random place in the ball"
+                } else {
+                    "the clean image"
+                };
+                text += &format!(" from {start}");
+            }
             entry("attack", &text);
             entry("time under attack", &duration(attack.seconds));
         }
@@ -235,7 +238,9 @@ fn protocol(audit: &Audit) -> String {
     entry("seed", &audit.seed.to_string());
     entry("device", &audit.device);
     entry("gauntlet", &audit.version);
-    entry("time of training", &duration(audit.train_seconds));
+    if let Some(seconds) = audit.train_seconds {
+        entry("time of training", &duration(seconds));
+    }
     list + "</dl>"
 }
 

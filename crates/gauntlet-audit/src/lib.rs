@@ -6,8 +6,10 @@ mod evaluation;
 mod html;
 mod plot;
 mod report;
+mod suite;
 
 pub use audit::{AttackResult, Audit, Class, Data, Threat, Twin};
 pub use error::AuditError;
 pub use evaluation::{Evaluation, evaluate, wilson};
 pub use report::{Curve, RunReport};
+pub use suite::{Member, Standing, Suite};

@@ -64,7 +64,7 @@ impl RunReport {
             seed: self.seed,
             device: self.device.clone(),
             version: self.version.clone(),
-            train_seconds: self.train_seconds,
+            train_seconds: Some(self.train_seconds),
             warnings: self.warnings(),
             threats: vec![Threat {
                 threat: attack.threat.to_string(),
@@ -73,13 +73,13 @@ impl RunReport {
                 attacks: vec![AttackResult {
                     name: evaluation.attack_name(),
                     steps: attack.steps,
-                    step_size: attack.step_size,
+                    step_size: Some(attack.step_size),
                     restarts: attack.restarts,
-                    random_start: attack.init == Init::Uniform,
-                    loss: match attack.loss {
+                    random_start: Some(attack.init == Init::Uniform),
+                    loss: Some(match attack.loss {
                         AttackLoss::CrossEntropy => "cross-entropy".to_owned(),
                         AttackLoss::Margin => "margin".to_owned(),
-                    },
+                    }),
                     robust_accuracy: evaluation.robust_accuracy(),
                     seconds: evaluation.seconds,
                 }],

@@ -1,9 +1,13 @@
 //! What can be typed.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
+use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use gauntlet_attacks::ThreatModel;
+use gauntlet_data::Source;
 
 use crate::config::Set;
 use crate::devices::{Backend, Spec};
@@ -25,7 +29,8 @@ use crate::devices::{Backend, Spec};
         gauntlet train configs/mnist/pgd.toml --device vulkan\n  \
         gauntlet runs compare runs/a runs/b\n\n\
         Results go to stdout, talk to stderr.\n\
-        Exit status: 0 done, 1 failed while running, 2 the request was wrong, 130 interrupted after saving."
+        Exit status: 0 done, 1 failed while running, 2 the request was wrong, 3 a gate was\n\
+        not met, 130 interrupted after saving."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -40,6 +45,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     Train(Train),
     Resume(Resume),
+    Audit(Audit),
     /// Data sets: what there is, getting it, looking at it.
     #[command(subcommand)]
     Data(Data),
@@ -96,6 +102,67 @@ pub(crate) struct Resume {
     pub(crate) run: PathBuf,
     #[command(flatten)]
     pub(crate) sets: Sets,
+}
+
+/// Find out what a model withstands: APGD with two losses, each on what is still standing.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    gauntlet audit runs/mnist-pgd --samples 1000\n  \
+    gauntlet audit runs/mnist-pgd --threat linf:0.1 --threat linf:0.3 --json\n  \
+    gauntlet audit runs/mnist-pgd --require 'linf:0.3>=0.85'    # exit status 3 if it is less\n\n\
+    An audit that was interrupted goes on where it stopped when the same command is given again.")]
+pub(crate) struct Audit {
+    /// A run's folder (its best checkpoint) or a checkpoint's.
+    pub(crate) model: PathBuf,
+    /// What the attacker may do, such as linf:8/255 or l2:0.5; may be repeated. [default: that of the run]
+    #[arg(long)]
+    pub(crate) threat: Vec<ThreatModel>,
+    /// The data set whose test part is attacked. [default: that of the run]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) data: Option<Source>,
+    /// Attack only the first so many test images.
+    #[arg(long, value_name = "N")]
+    pub(crate) samples: Option<usize>,
+    /// Least robust accuracy, as THREAT>=SHARE; may be repeated. Less ends with exit status 3.
+    #[arg(long, value_name = "THREAT>=SHARE")]
+    pub(crate) require: Vec<Requirement>,
+    /// Seed of the attacks' random numbers.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Images attacked at a time; the result does not depend on it.
+    #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u64).range(1..).map(|n| n as usize))]
+    pub(crate) batch_size: usize,
+    /// Where to compute: auto, cpu, vulkan[:N] or cuda[:N].
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) device: Option<Spec>,
+    /// Folder for what is kept and found. [default: `audit` in the checkpoint]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+/// `linf:8/255>=0.45`
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Requirement {
+    pub(crate) threat: ThreatModel,
+    /// Share in [0, 1].
+    pub(crate) least: f64,
+}
+
+impl FromStr for Requirement {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no requirement: write one such as `linf:8/255>=0.45`");
+        let (threat, least) = text.split_once(">=").ok_or_else(wrong)?;
+        let threat = threat.trim().parse().map_err(|_| wrong())?;
+        let least: f64 = least.trim().parse().map_err(|_| wrong())?;
+        if !(0.0..=1.0).contains(&least) {
+            return Err(format!("`{text}`: {least} is not a share in [0, 1]"));
+        }
+        Ok(Self { threat, least })
+    }
 }
 
 /// `--set`, as often as needed.

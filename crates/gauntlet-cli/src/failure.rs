@@ -14,6 +14,8 @@ pub(crate) enum Status {
     Failed = 1,
     /// The request was wrong: arguments, config, data.
     Request = 2,
+    /// A model does not withstand what was required.
+    Gate = 3,
     /// Interrupted after saving.
     Interrupted = 130,
 }
@@ -38,6 +40,14 @@ impl Failure {
     pub(crate) fn running(message: impl Into<String>) -> Self {
         Self {
             status: Status::Failed,
+            message: message.into(),
+        }
+    }
+
+    /// A gate was not met.
+    pub(crate) fn gate(message: impl Into<String>) -> Self {
+        Self {
+            status: Status::Gate,
             message: message.into(),
         }
     }

@@ -57,6 +57,21 @@ pub struct DataConfig {
     pub augment: Vec<Augment>,
 }
 
+impl DataConfig {
+    /// A data set with nothing held out and everything else as by default.
+    pub fn of(source: Source) -> Self {
+        Self {
+            source,
+            path: None,
+            size: None,
+            validation: 0,
+            limit: None,
+            batch_size: default_batch_size(),
+            augment: Vec::new(),
+        }
+    }
+}
+
 fn default_batch_size() -> usize {
     128
 }

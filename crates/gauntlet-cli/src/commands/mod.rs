@@ -1,5 +1,6 @@
 //! One file a command.
 
+mod audit;
 mod completions;
 mod config;
 mod data;
@@ -10,6 +11,7 @@ mod resume;
 mod runs;
 mod train;
 
+pub(crate) use audit::audit;
 pub(crate) use completions::completions;
 pub(crate) use config::config;
 pub(crate) use data::data;

@@ -73,7 +73,7 @@ fn show(path: &Path, json: bool) -> Result<(), Failure> {
 }
 
 /// The checkpoint that `path` means: itself, or the best of the run it is.
-fn checkpoint_in(path: &Path) -> Result<PathBuf, Failure> {
+pub(crate) fn checkpoint_in(path: &Path) -> Result<PathBuf, Failure> {
     if path.join("MANIFEST.json").exists() {
         return Ok(path.to_owned());
     }

@@ -83,7 +83,7 @@ impl Summary {
             robust_accuracy: robust.or_else(|| best?.robust_accuracy),
             standard_clean_accuracy: twin.map(|twin| twin.clean_accuracy),
             standard_robust_accuracy: twin.map(|twin| twin.robust_accuracy),
-            train_seconds: audit.as_ref().map(|audit| audit.train_seconds),
+            train_seconds: audit.as_ref().and_then(|audit| audit.train_seconds),
         };
         Ok((summary, plan))
     }
