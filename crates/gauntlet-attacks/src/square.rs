@@ -18,8 +18,11 @@ use crate::{Attack, Noise, Norm, ThreatModel};
 /// A sample is done as soon as its margin is below zero; one that is misclassified as it is stays as it is. Where the search
 /// fails, the result is what had the smallest margin.
 ///
-/// Three details follow the paper rather than AutoAttack's code: each sample draws squares of its own instead of sharing
-/// them with its batch, a square may touch the last row and column of the image, and in L2 each channel keeps its own mass.
+/// Three details follow the paper rather than AutoAttack's code: a square may touch the last row and column of the image,
+/// in L2 each channel keeps its own mass, and each sample draws squares of its own instead of sharing them with its batch.
+/// The first two make the attack stronger. Mean queries, of 2001 at most, over 32 random linear models of 3x12x12 images:
+/// 812 against 1394 by AutoAttack's rules in L∞ at 1.3 times the distance of the boundary, 579 against 1088 in L2 at 2.5
+/// times.
 #[derive(Clone, Debug)]
 pub struct Square {
     /// What the attacker may do.
@@ -369,10 +372,6 @@ impl Frame {
 
     /// L2 step (algorithm 3): empties one window and gives its mass, with what the ball has left, to another, whose shape
     /// becomes the mean of the old one and a bump. Each channel keeps its own mass, as in the paper.
-    ///
-    /// AutoAttack's code gives each channel of the window the mass of all of them and then shrinks the whole image to eps.
-    /// That is the weaker attack: on random linear models of 3x12x12 images, eps 2.5 times the distance of the boundary, it
-    /// took 788 queries in the mean, this one 606.
     fn shift(&self, sample: &mut Sample, bump: &Bump) {
         let delta = &mut sample.candidate;
         for ((delta, x), clean) in delta.iter_mut().zip(&sample.current).zip(&sample.clean) {
@@ -792,8 +791,8 @@ mod tests {
     /// The boundary of two linear classes lies at |margin| / |w0 - w1|, in L1 length for L∞ and in L2 length for L2.
     ///
     /// In L∞ the search reaches the optimum itself, as soon as single pixels have been tried in every combination of signs.
-    /// In L2 its windows are 3 wide and cannot follow random weights: for all of 8 models
-    /// and 2000 queries it was measured to need 1.6 (1 channel) and 2 (3 channels) times the distance.
+    /// In L2 its windows are 3 wide and cannot follow random weights: to fool all of 8 models in 2000 queries it was measured
+    /// to need 1.6 (1 channel) and 2 (3 channels) times the distance.
     #[test]
     fn linear_models_fall_beyond_their_distance_and_never_before() {
         for (norm, channels, enough) in [
