@@ -6,6 +6,7 @@ pub mod evaluate;
 mod fgsm;
 mod gradient;
 mod pgd;
+mod square;
 mod threat;
 
 #[cfg(test)]
@@ -19,4 +20,5 @@ pub use fgsm::Fgsm;
 pub use gauntlet_models::Classifier;
 pub use gradient::{AttackLoss, input_gradient};
 pub use pgd::{Init, Keep, Pgd};
+pub use square::Square;
 pub use threat::{Eps, Norm, ParseThreatError, ThreatModel, Violation};

@@ -2,7 +2,9 @@
 
 use burn::module::{Module, Param};
 use burn::nn::{BatchNorm, BatchNormConfig};
+use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
+use gauntlet_kernels::{NoiseKey, Stream};
 use gauntlet_models::Classifier;
 
 /// `x W^T + b` with given rows, parameters untracked.
@@ -69,4 +71,62 @@ impl Classifier<2> for Normed {
 
 pub(crate) fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
     x.try_into_vec_as().unwrap()
+}
+
+/// Linear scores of images, `[batch, channels, height, width]`, with standard normal weights.
+pub(crate) struct LinearImages {
+    /// `[classes, channels * height * width]`
+    pub(crate) rows: Tensor<2>,
+}
+
+impl LinearImages {
+    pub(crate) fn random(seed: u32, classes: usize, shape: [usize; 4]) -> Self {
+        let inputs = shape[1..].iter().product();
+        Self {
+            rows: normal_rows(seed, [classes, inputs]),
+        }
+    }
+}
+
+impl Classifier<4> for LinearImages {
+    fn logits(&self, x: Tensor<4>) -> Tensor<2> {
+        x.flatten::<2>(1, 3).matmul(self.rows.clone().transpose())
+    }
+
+    fn features(&self, x: Tensor<4>) -> Tensor<2> {
+        x.flatten(1, 3)
+    }
+}
+
+/// A random network of images that sees them rounded to eighths: its gradient is zero everywhere.
+pub(crate) struct Stepped {
+    hidden: Tensor<2>,
+    output: Tensor<2>,
+}
+
+impl Stepped {
+    pub(crate) fn random(seed: u32, classes: usize, shape: [usize; 4]) -> Self {
+        let inputs = shape[1..].iter().product();
+        Self {
+            hidden: normal_rows(seed, [32, inputs]),
+            output: normal_rows(seed + 1, [classes, 32]),
+        }
+    }
+}
+
+impl Classifier<4> for Stepped {
+    fn logits(&self, x: Tensor<4>) -> Tensor<2> {
+        self.features(x).matmul(self.output.clone().transpose())
+    }
+
+    fn features(&self, x: Tensor<4>) -> Tensor<2> {
+        let eighths = x.mul_scalar(8.0).round().div_scalar(8.0);
+        let hidden = eighths.flatten::<2>(1, 3);
+        relu(hidden.matmul(self.hidden.clone().transpose()))
+    }
+}
+
+fn normal_rows(seed: u32, shape: [usize; 2]) -> Tensor<2> {
+    let rows: Vec<u32> = (0..shape[0] as u32).collect();
+    NoiseKey::new(seed.into(), Stream::Init).normal(&rows, shape, &Device::flex())
 }
