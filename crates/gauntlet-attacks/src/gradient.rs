@@ -17,21 +17,26 @@ impl AttackLoss {
     /// # Shapes
     /// `logits: [batch, classes]`, `y: [batch]`; the result `[batch]`.
     pub fn per_sample(self, logits: Tensor<2>, y: Tensor<1, Int>) -> Tensor<1> {
-        let y = y.unsqueeze_dim::<2>(1);
+        let truth = y.clone().unsqueeze_dim::<2>(1);
         match self {
-            Self::CrossEntropy => log_softmax(logits, 1).gather(1, y).neg().squeeze_dim(1),
+            Self::CrossEntropy => log_softmax(logits, 1).gather(1, truth).neg().squeeze_dim(1),
             Self::Margin => {
-                let [batch, classes] = logits.dims();
-                let index = Tensor::<1, Int>::arange(0..classes as i64, &logits.device());
-                let is_true = index
-                    .unsqueeze_dim::<2>(0)
-                    .repeat_dim(0, batch)
-                    .equal(y.clone().repeat_dim(1, classes));
-                let others = logits.clone().mask_fill(is_true, f32::NEG_INFINITY);
-                (others.max_dim(1) - logits.gather(1, y)).squeeze_dim(1)
+                let others = without_true(logits.clone(), y);
+                (others.max_dim(1) - logits.gather(1, truth)).squeeze_dim(1)
             }
         }
     }
+}
+
+/// The logits with the true class at -∞.
+pub(crate) fn without_true(logits: Tensor<2>, y: Tensor<1, Int>) -> Tensor<2> {
+    let [batch, classes] = logits.dims();
+    let index = Tensor::<1, Int>::arange(0..classes as i64, &logits.device());
+    let is_true = index
+        .unsqueeze_dim::<2>(0)
+        .repeat_dim(0, batch)
+        .equal(y.unsqueeze_dim::<2>(1).repeat_dim(1, classes));
+    logits.mask_fill(is_true, f32::NEG_INFINITY)
 }
 
 /// The gradient of the summed loss with respect to `x` alone, the loss of each sample, and the logits; all without autodiff.
@@ -47,15 +52,24 @@ pub fn input_gradient<const D: usize>(
     y: Tensor<1, Int>,
     loss: AttackLoss,
 ) -> (Tensor<D>, Tensor<1>, Tensor<2>) {
+    input_gradient_of(model, x, |logits| loss.per_sample(logits, y))
+}
+
+/// [`input_gradient`] of any value of each sample: `value` maps `[batch, classes]` to `[batch]`, and rows do not mix.
+pub(crate) fn input_gradient_of<const D: usize>(
+    model: &dyn Classifier<D>,
+    x: Tensor<D>,
+    value: impl FnOnce(Tensor<2>) -> Tensor<1>,
+) -> (Tensor<D>, Tensor<1>, Tensor<2>) {
     let x = x.autodiff().require_grad();
     let logits = model.logits(x.clone());
-    let losses = loss.per_sample(logits.clone(), y);
-    let mut gradients = losses.clone().sum_dim(0).backward();
+    let values = value(logits.clone());
+    let mut gradients = values.clone().sum_dim(0).backward();
     // A model that ignores its input has no gradient: that is a zero, not a crash.
     let gradient = x
         .grad_remove(&mut gradients)
         .unwrap_or_else(|| x.clone().inner().zeros_like());
-    (gradient, losses.inner(), logits.inner())
+    (gradient, values.inner(), logits.inner())
 }
 
 #[cfg(test)]

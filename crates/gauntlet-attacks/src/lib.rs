@@ -1,7 +1,9 @@
 //! Threat models and adversarial attacks on any [`Classifier`](gauntlet_models::Classifier).
 
 mod attack;
+mod box_projection;
 pub mod evaluate;
+mod fab;
 mod fgsm;
 mod gradient;
 mod pgd;
@@ -13,6 +15,7 @@ mod testing;
 mod tests;
 
 pub use attack::{Attack, Noise};
+pub use fab::Fab;
 pub use fgsm::Fgsm;
 pub use gauntlet_models::Classifier;
 pub use gradient::{AttackLoss, input_gradient};
