@@ -48,7 +48,7 @@ impl Hyperplane {
             Norm::Linf => self.normal.clone().abs().sum_dim(1).squeeze_dim(1),
             Norm::L2 => l2_norms(self.normal.clone()),
         };
-        self.gap.clone().abs() / dual.clamp_min(1e-12)
+        self.gap.clone().abs() / dual.clamp_min(1e-6)
     }
 
     /// Both batches, one behind the other.

@@ -9,6 +9,9 @@ use crate::{Attack, AttackLoss, Noise, Norm, ThreatModel};
 /// Moves shorter than this count as this long when their lengths are compared.
 const SHORTEST: f32 = 1e-8;
 
+/// Distance of what has not been found.
+const NOWHERE: f32 = f32::MAX;
+
 /// Steps of the final search.
 const SEARCH_STEPS: usize = 3;
 
@@ -30,8 +33,8 @@ pub struct Fab {
     pub targets: Option<usize>,
     /// Steps of a run.
     pub steps: usize,
-    /// Runs against each target. The first starts at the clean input, each other one at a random distance-`r` point, `r` half
-    /// the size of the best example so far or half of eps, whichever is smaller.
+    /// Runs against each target. The first starts at the clean input, the others in random directions from it (those of a run are
+    /// the same for every target), at half the distance of the best example so far or half of eps, whichever is less.
     pub restarts: usize,
     /// Largest weight of the clean input's projection in a step, in [0, 1].
     pub alpha_max: f32,
@@ -160,7 +163,7 @@ struct Search<'a, const D: usize> {
 struct Nearest {
     /// The clean input where there is none.
     x: Tensor<2>,
-    /// Infinite where there is none; 0 where the clean input is one.
+    /// [`NOWHERE`] where there is none; 0 where the clean input is one.
     distance: Tensor<1>,
 }
 
@@ -180,7 +183,7 @@ impl<'a, const D: usize> Search<'a, D> {
                 .clone()
                 .float()
                 .zeros_like()
-                .mask_fill(wrong.bool_not(), f32::INFINITY),
+                .mask_fill(wrong.bool_not(), NOWHERE),
         };
         Self {
             fab,
@@ -247,7 +250,7 @@ impl<'a, const D: usize> Search<'a, D> {
             let rival = self.boundary(x.clone(), target);
             let away = rival
                 .distance(self.fab.threat.norm)
-                .mask_fill(self.y.clone().equal_elem(class), f32::INFINITY);
+                .mask_fill(self.y.clone().equal_elem(class), NOWHERE);
             nearest = Some(match nearest.take() {
                 None => (rival, away),
                 Some((old, least)) => {
@@ -266,14 +269,7 @@ impl<'a, const D: usize> Search<'a, D> {
 
     /// The projections of the iterate and of the clean input on the boundary, both overshot, weighted by how far each had to go.
     fn toward(&self, boundary: Hyperplane, x: Tensor<2>) -> Tensor<2> {
-        let Fab {
-            ref threat,
-            alpha_max,
-            eta,
-            ..
-        } = *self.fab;
-        let dims = x.dims();
-        let batch = dims[0];
+        let (dims, threat) = (x.dims(), &self.fab.threat);
         let from_clean = boundary.seen_from(x.clone(), self.clean.clone());
         let moves = move_to(
             boundary.stacked(from_clean),
@@ -282,16 +278,12 @@ impl<'a, const D: usize> Search<'a, D> {
             threat.bounds,
         );
         let sizes = lengths(threat.norm, moves.clone()).clamp_min(SHORTEST);
-        let (own, clean) = (0..batch, batch..2 * batch);
-        let (own_size, clean_size) = (
-            sizes.clone().slice([own.clone()]),
-            sizes.slice([clean.clone()]),
-        );
-        let alpha = (own_size.clone() / (own_size + clean_size)).clamp_max(alpha_max);
+        let [size, clean_size] = halves(sizes);
+        let [shift, clean_shift] = halves(moves.mul_scalar(self.fab.eta));
+        let alpha = (size.clone() / (size + clean_size)).clamp_max(self.fab.alpha_max);
         let alpha = per_sample(alpha, dims);
-        let own = x + moves.clone().slice([own]).mul_scalar(eta);
-        let clean = self.clean.clone() + moves.slice([clean]).mul_scalar(eta);
-        self.in_box(own * (alpha.clone().neg() + 1.0) + clean * alpha)
+        let clean = self.clean.clone() + clean_shift;
+        self.in_box((x + shift) * (alpha.clone().neg() + 1.0) + clean * alpha)
     }
 
     /// Keeps `x` where it is misclassified and nearer than what was found before; returns where it is misclassified.
@@ -371,6 +363,12 @@ fn lengths(norm: Norm, rows: Tensor<2>) -> Tensor<1> {
         Norm::Linf => linf_norms(rows),
         Norm::L2 => l2_norms(rows),
     }
+}
+
+/// First and second half of the rows.
+fn halves<const D: usize>(x: Tensor<D>) -> [Tensor<D>; 2] {
+    let rows = x.dims()[0];
+    [0..rows / 2, rows / 2..rows].map(|half| x.clone().slice([half]))
 }
 
 /// A mask of whole samples, of the shape of `like`. Comparing after the sum, because an expanded tensor must not be compared.
@@ -576,6 +574,129 @@ mod tests {
                     assert!(size >= least - 1e-5 && size <= least * 1.25 + 1e-5);
                 }
             }
+        }
+    }
+
+    /// Two layers with ReLU between them.
+    struct TwoLayers(Linear, Linear);
+
+    impl Classifier<2> for TwoLayers {
+        fn logits(&self, x: Tensor<2>) -> Tensor<2> {
+            self.1.logits(self.features(x))
+        }
+        fn features(&self, x: Tensor<2>) -> Tensor<2> {
+            burn::tensor::activation::relu(self.0.logits(x))
+        }
+    }
+
+    fn sines<const R: usize, const C: usize>(size: f64, step: f64, shift: f64) -> [[f32; C]; R] {
+        let at = |r: usize, c: usize| size * (step * (r * C + c) as f64 + shift).sin();
+        std::array::from_fn(|r| std::array::from_fn(|c| at(r, c) as f32))
+    }
+
+    /// Distances by `scripts/golden/fab.py`, which has no final search. The search gains less than 1 % here; where the network is
+    /// linear it lands on the boundary itself, and rounding decides on which side.
+    #[test]
+    fn an_implementation_in_numpy_finds_the_same_distances() {
+        let device = Device::flex();
+        let first = sines::<16, 12>(0.8, 1.7, 0.3);
+        let bias = std::array::from_fn(|i| {
+            0.4 * (2.3 * i as f32).cos() - 0.5 * first[i].iter().sum::<f32>() + 0.2
+        });
+        let model = TwoLayers(
+            Linear::new(first, bias, &device),
+            Linear::new(
+                sines::<5, 16>(1.0, 2.9, 1.1),
+                std::array::from_fn(|i| 0.1 * (1.3 * i as f32).cos()),
+                &device,
+            ),
+        );
+        let x = Tensor::<2>::from_floats(sines::<10, 12>(0.5, 3.1, 0.7), &device) + 0.5;
+        let y: Tensor<1, Int> = model.logits(x.clone()).argmax(1).squeeze_dim(1);
+        for (norm, targeted, expected) in GOLDEN {
+            let threat: ThreatModel = format!("{norm}:1").parse().unwrap();
+            let fab = if targeted {
+                Fab::targeted(threat)
+            } else {
+                Fab::untargeted(threat)
+            };
+            let found = fab.minimal(&model, x.clone(), y.clone(), &noise(0..10));
+            for (size, expected) in distances(x.clone(), found, norm).into_iter().zip(expected) {
+                assert!(
+                    size <= 1.0001 * expected && size >= 0.99 * expected,
+                    "{} {norm}: {size} for {expected}",
+                    Attack::<2>::name(&fab)
+                );
+            }
+        }
+    }
+
+    /// Norm, whether targeted, distance of each sample.
+    const GOLDEN: [(Norm, bool, [f32; 10]); 4] = [
+        (
+            Norm::Linf,
+            true,
+            [
+                0.026149, 0.055505, 0.045887, 0.019676, 0.01114, 0.012523, 0.036168, 0.046293,
+                0.012851, 0.008183,
+            ],
+        ),
+        (
+            Norm::Linf,
+            false,
+            [
+                0.026149, 0.055508, 0.085761, 0.019676, 0.01114, 0.012523, 0.081169, 0.046293,
+                0.012851, 0.008183,
+            ],
+        ),
+        (
+            Norm::L2,
+            true,
+            [
+                0.08091, 0.170295, 0.141993, 0.060885, 0.02731, 0.038722, 0.108908, 0.14235,
+                0.039729, 0.025527,
+            ],
+        ),
+        (
+            Norm::L2,
+            false,
+            [
+                0.08091, 0.169618, 0.257685, 0.060885, 0.02731, 0.038722, 0.245346, 0.142324,
+                0.039729, 0.025527,
+            ],
+        ),
+    ];
+
+    /// Class 1 above 0.5, by a margin that is concave: interpolation lands on the side of class 1 each time.
+    struct Concave;
+
+    impl Classifier<2> for Concave {
+        fn logits(&self, x: Tensor<2>) -> Tensor<2> {
+            let margin = (x.neg() + 1.0).square().neg() + 0.25;
+            Tensor::cat(vec![margin.zeros_like(), margin], 1)
+        }
+        fn features(&self, x: Tensor<2>) -> Tensor<2> {
+            x
+        }
+    }
+
+    #[test]
+    fn the_final_search_interpolates_the_margin_three_times() {
+        let x = Tensor::<2>::from_floats([[0.2]], &Device::flex());
+        let y = Tensor::<1, Int>::zeros([1], &Device::flex());
+        // One step: 1.5 times the way to the root of the tangent, to 0.565625. Then three secants from 0.2.
+        let margin = |x: f32| 0.25 - (1.0 - x) * (1.0 - x);
+        let secant = |far: f32| 0.2 + (far - 0.2) * margin(0.2) / (margin(0.2) - margin(far));
+        let expected = secant(secant(secant(0.565625)));
+        for fab in attacks("linf:1") {
+            let fab = Fab {
+                steps: 1,
+                restarts: 1,
+                eta: 1.5,
+                ..fab
+            };
+            let found = values(fab.minimal(&Concave, x.clone(), y.clone(), &noise([0])));
+            assert!((found[0] - expected).abs() < 1e-5, "{found:?}: {expected}");
         }
     }
 
