@@ -569,6 +569,8 @@ fn an_audit_says_what_stands_and_is_a_gate() {
     let audit = [
         "audit",
         "runs/small",
+        "--plan",
+        "quick",
         "--samples",
         "60",
         "--threat",
@@ -623,6 +625,8 @@ fn an_audit_says_what_stands_and_is_a_gate() {
         place.run(&[
             "audit",
             "runs/small",
+            "--plan",
+            "quick",
             "--samples",
             "60",
             "--threat",

@@ -4,7 +4,7 @@ use gauntlet_kernels::perturb::{
 };
 use gauntlet_models::Classifier;
 
-use crate::gradient::{gradient_of, others};
+use crate::gradient::{input_gradient_of, without_true};
 use crate::{Attack, AttackLoss, Noise, Norm, ThreatModel};
 
 /// What [`Apgd`] ascends.
@@ -108,7 +108,7 @@ impl Apgd {
         run: u32,
     ) -> (Tensor<D>, Vec<bool>) {
         let measure = |x: &Tensor<D>| {
-            let (gradient, loss, logits) = gradient_of(model, x.clone(), |logits| {
+            let (gradient, loss, logits) = input_gradient_of(model, x.clone(), |logits| {
                 self.loss.per_sample(logits, &rows.y, &target)
             });
             let wrong = AttackLoss::Margin
@@ -366,7 +366,7 @@ fn in_place<const D: usize>(parts: Vec<(Vec<usize>, Tensor<D>)>) -> Tensor<D> {
 /// Classes other than the true one, by falling logit: `[batch, classes - 1]`.
 fn ranking(logits: Tensor<2>, y: &Tensor<1, Int>) -> Tensor<2, Int> {
     let [rows, classes] = logits.dims();
-    others(logits, y)
+    without_true(logits, y.clone())
         .argsort_descending(1)
         .slice([0..rows, 0..classes - 1])
 }

@@ -17,23 +17,25 @@ impl AttackLoss {
     /// # Shapes
     /// `logits: [batch, classes]`, `y: [batch]`; the result `[batch]`.
     pub fn per_sample(self, logits: Tensor<2>, y: Tensor<1, Int>) -> Tensor<1> {
-        let column = y.clone().unsqueeze_dim::<2>(1);
-        let losses = match self {
-            Self::CrossEntropy => log_softmax(logits, 1).gather(1, column).neg(),
-            Self::Margin => others(logits.clone(), &y).max_dim(1) - logits.gather(1, column),
-        };
-        losses.squeeze_dim(1)
+        let truth = y.clone().unsqueeze_dim::<2>(1);
+        match self {
+            Self::CrossEntropy => log_softmax(logits, 1).gather(1, truth).neg().squeeze_dim(1),
+            Self::Margin => {
+                let others = without_true(logits.clone(), y);
+                (others.max_dim(1) - logits.gather(1, truth)).squeeze_dim(1)
+            }
+        }
     }
 }
 
-/// The logits with that of the true class at minus infinity.
-pub(crate) fn others(logits: Tensor<2>, y: &Tensor<1, Int>) -> Tensor<2> {
+/// The logits with the true class at -∞.
+pub(crate) fn without_true(logits: Tensor<2>, y: Tensor<1, Int>) -> Tensor<2> {
     let [batch, classes] = logits.dims();
     let index = Tensor::<1, Int>::arange(0..classes as i64, &logits.device());
     let is_true = index
         .unsqueeze_dim::<2>(0)
         .repeat_dim(0, batch)
-        .equal(y.clone().unsqueeze_dim::<2>(1).repeat_dim(1, classes));
+        .equal(y.unsqueeze_dim::<2>(1).repeat_dim(1, classes));
     logits.mask_fill(is_true, f32::NEG_INFINITY)
 }
 
@@ -50,24 +52,24 @@ pub fn input_gradient<const D: usize>(
     y: Tensor<1, Int>,
     loss: AttackLoss,
 ) -> (Tensor<D>, Tensor<1>, Tensor<2>) {
-    gradient_of(model, x, |logits| loss.per_sample(logits, y))
+    input_gradient_of(model, x, |logits| loss.per_sample(logits, y))
 }
 
-/// [`input_gradient`] of any loss a row.
-pub(crate) fn gradient_of<const D: usize>(
+/// [`input_gradient`] of any value of each sample: `value` maps `[batch, classes]` to `[batch]`, and rows do not mix.
+pub(crate) fn input_gradient_of<const D: usize>(
     model: &dyn Classifier<D>,
     x: Tensor<D>,
-    losses: impl FnOnce(Tensor<2>) -> Tensor<1>,
+    value: impl FnOnce(Tensor<2>) -> Tensor<1>,
 ) -> (Tensor<D>, Tensor<1>, Tensor<2>) {
     let x = x.autodiff().require_grad();
     let logits = model.logits(x.clone());
-    let losses = losses(logits.clone());
-    let mut gradients = losses.clone().sum_dim(0).backward();
+    let values = value(logits.clone());
+    let mut gradients = values.clone().sum_dim(0).backward();
     // A model that ignores its input has no gradient: that is a zero, not a crash.
     let gradient = x
         .grad_remove(&mut gradients)
         .unwrap_or_else(|| x.clone().inner().zeros_like());
-    (gradient, losses.inner(), logits.inner())
+    (gradient, values.inner(), logits.inner())
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 
 mod apgd;
 mod attack;
+mod box_projection;
 pub mod evaluate;
+mod fab;
 mod fgsm;
 mod gradient;
 mod pgd;
@@ -16,6 +18,7 @@ mod tests;
 
 pub use apgd::{Apgd, ApgdLoss};
 pub use attack::{Attack, Noise};
+pub use fab::Fab;
 pub use fgsm::Fgsm;
 pub use gauntlet_models::Classifier;
 pub use gradient::{AttackLoss, input_gradient};

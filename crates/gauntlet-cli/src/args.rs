@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::builder::TypedValueParser;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use gauntlet_attacks::ThreatModel;
 use gauntlet_data::Source;
@@ -104,10 +104,11 @@ pub(crate) struct Resume {
     pub(crate) sets: Sets,
 }
 
-/// Find out what a model withstands: APGD with two losses, each on what is still standing.
+/// Find out what a model withstands, by AutoAttack.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     gauntlet audit runs/mnist-pgd --samples 1000\n  \
+    gauntlet audit runs/mnist-pgd --plan quick\n  \
     gauntlet audit runs/mnist-pgd --threat linf:0.1 --threat linf:0.3 --json\n  \
     gauntlet audit runs/mnist-pgd --require 'linf:0.3>=0.85'    # exit status 3 if it is less\n\n\
     An audit that was interrupted goes on where it stopped when the same command is given again.")]
@@ -117,6 +118,9 @@ pub(crate) struct Audit {
     /// What the attacker may do, such as linf:8/255 or l2:0.5; may be repeated. [default: that of the run]
     #[arg(long)]
     pub(crate) threat: Vec<ThreatModel>,
+    /// Which attacks, in turn, each on what is still standing.
+    #[arg(long, value_enum, default_value_t = AuditPlan::Standard)]
+    pub(crate) plan: AuditPlan,
     /// The data set whose test part is attacked. [default: that of the run]
     #[arg(long, value_name = "NAME")]
     pub(crate) data: Option<Source>,
@@ -140,6 +144,15 @@ pub(crate) struct Audit {
     pub(crate) out: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) json: Json,
+}
+
+/// Suites of attacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AuditPlan {
+    /// AutoAttack's: APGD-CE, APGD-T, FAB-T, Square, with its steps and budgets.
+    Standard,
+    /// For a first look: APGD-CE and APGD-T with 50 steps, the latter on 3 targets.
+    Quick,
 }
 
 /// `linf:8/255>=0.45`

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::model::checkpoint_in;
-use crate::args::{self, Requirement};
+use crate::args::{self, AuditPlan, Requirement};
 use crate::devices::{self, Spec};
 use crate::failure::Failure;
 use crate::interrupt;
@@ -84,6 +84,7 @@ struct Job {
     classes: Vec<String>,
     data: Dataset,
     threats: Vec<ThreatModel>,
+    suite: fn(&ThreatModel, usize) -> Suite,
     seed: u64,
     batch_size: usize,
     device: devices::Picked,
@@ -153,6 +154,10 @@ impl Job {
             classes: description.classes,
             data,
             threats,
+            suite: match args.plan {
+                AuditPlan::Standard => Suite::standard,
+                AuditPlan::Quick => Suite::quick,
+            },
             seed: args.seed,
             batch_size: args.batch_size,
             device,
@@ -165,7 +170,7 @@ impl Job {
         &self,
         threat: &ThreatModel,
     ) -> Result<(gauntlet_audit::Threat, Vec<Class>), Failure> {
-        let suite = Suite::standard(threat, self.classes.len());
+        let suite = (self.suite)(threat, self.classes.len());
         let path = self.state_path(threat);
         let identity = self.identity(&suite)?;
         let mut standing = read(&path)

@@ -1,0 +1,315 @@
+//! The shortest way from a point of a box to a hyperplane, inside the box.
+
+use burn::tensor::Tensor;
+use gauntlet_kernels::perturb::{l2_norms, linf_norms, per_sample};
+
+use crate::Norm;
+
+/// Divisors are at least this, and quotients at most its inverse: no division gives an infinity or a NaN.
+const TINY: f32 = 1e-30;
+
+/// Newton steps. In `f32` the root is reached after 2 to 5 where the hyperplane cuts well into the box (3072 values, normal or
+/// heavy-tailed normals), and after 17 where it cuts off a millionth of it.
+const STEPS: usize = 18;
+
+/// A linear function for each row, known at a point `x`: at `x + move` it is `gap + <normal, move>`. The largest entry of
+/// `normal` is scaled to 1, which leaves the hyperplane where it is: squares of small gradients do not underflow.
+#[derive(Clone, Debug)]
+pub(crate) struct Hyperplane {
+    /// Value at `x`: `[batch]`.
+    pub(crate) gap: Tensor<1>,
+    /// `[batch, values]`; a row of zeros stays one.
+    pub(crate) normal: Tensor<2>,
+}
+
+impl Hyperplane {
+    pub(crate) fn new(gap: Tensor<1>, normal: Tensor<2>) -> Self {
+        let scale = linf_norms(normal.clone()).clamp_min(TINY);
+        Self {
+            gap: (gap / scale.clone()).clamp(-TINY.recip(), TINY.recip()),
+            normal: normal.clone() / per_sample(scale, normal.dims()),
+        }
+    }
+
+    /// The same function, known at `to` instead of `from`.
+    pub(crate) fn seen_from(&self, from: Tensor<2>, to: Tensor<2>) -> Self {
+        let change = (self.normal.clone() * (to - from))
+            .sum_dim(1)
+            .squeeze_dim(1);
+        Self {
+            gap: self.gap.clone() + change,
+            normal: self.normal.clone(),
+        }
+    }
+
+    /// How far it is from the point it is known at, without a box: `[batch]`. Far away where the normal is zero.
+    pub(crate) fn distance(&self, norm: Norm) -> Tensor<1> {
+        let dual = match norm {
+            Norm::Linf => self.normal.clone().abs().sum_dim(1).squeeze_dim(1),
+            Norm::L2 => l2_norms(self.normal.clone()),
+        };
+        self.gap.clone().abs() / dual.clamp_min(1e-6)
+    }
+
+    /// Both batches, one behind the other.
+    pub(crate) fn stacked(self, other: Self) -> Self {
+        Self {
+            gap: Tensor::cat(vec![self.gap, other.gap], 0),
+            normal: Tensor::cat(vec![self.normal, other.normal], 0),
+        }
+    }
+}
+
+/// The shortest `move` of each row with `x + move` in the box and on the hyperplane, `gap + <normal, move> = 0` (Croce & Hein
+/// 2020, equation 4 and its appendix). Where the box does not reach the hyperplane, the move to the point of the box that is
+/// nearest to it along the normal: all the way to the faces.
+///
+/// A value moves against the sign of the function, at speed 1 (L∞) or `|normal|` (L2), until it meets its face. How much of the
+/// gap is closed after time `t` is then a concave, piecewise linear function of `t`, the sum of `weight * min(t, stop)`. The
+/// paper finds the time at which the gap is closed by sorting the stops; Newton's method from 0 ends at the same root without
+/// sorting, which burn's GPU backends do on the host.
+///
+/// # Shapes
+/// `x: [batch, values]` in the box, the result alike.
+pub(crate) fn move_to(
+    hyperplane: Hyperplane,
+    x: Tensor<2>,
+    norm: Norm,
+    bounds: (f32, f32),
+) -> Tensor<2> {
+    let dims = x.dims();
+    let toward = hyperplane.normal * per_sample(hyperplane.gap.clone().sign().neg(), dims);
+    let need = per_sample(hyperplane.gap.abs(), dims);
+    let (direction, size) = (toward.clone().sign(), toward.abs());
+    let speed = match norm {
+        Norm::Linf => size.ones_like(),
+        Norm::L2 => size.clone(),
+    };
+    let up = (x.clone().neg() + bounds.1) * direction.clone().clamp_min(0.0);
+    let down = (x - bounds.0) * direction.clone().neg().clamp_min(0.0);
+    let room = up + down;
+    let stop = room.clone() / speed.clone().clamp_min(TINY);
+    let weight = size.clone() * speed.clone();
+    let closed_at_stop = size * room.clone();
+
+    let mut time = need.zeros_like();
+    for _ in 0..STEPS {
+        let stopped = (stop.clone() - time.clone()).lower_equal_elem(0.0);
+        let slope = weight.clone().mask_fill(stopped.clone(), 0.0).sum_dim(1);
+        let closed = closed_at_stop
+            .clone()
+            .mask_fill(stopped.bool_not(), 0.0)
+            .sum_dim(1);
+        let root = (need.clone() - closed) / slope.clamp_min(TINY);
+        time = time.max_pair(root).clamp_max(TINY.recip());
+    }
+    direction * (speed * time).min_pair(room)
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, TensorData};
+    use gauntlet_kernels::{NoiseKey, Stream};
+
+    use super::*;
+    use crate::testing::values;
+
+    const ROWS: usize = 300;
+    const N: usize = 7;
+
+    fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
+        Tensor::from_data(TensorData::new(values, shape), &Device::flex())
+    }
+
+    /// Random points (a third of the values on a face), normals (a tenth of the entries zero, widely different sizes) and gaps:
+    /// some close, some just within reach, some out of reach.
+    fn problems() -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+        let key = NoiseKey::new(1, Stream::EvalAttack);
+        let rows: Vec<u32> = (0..ROWS as u32).collect();
+        let device = Device::flex();
+        let draw =
+            |r, low, high| values(key.restart(r).uniform(&rows, [ROWS, N], low, high, &device));
+        let x = draw(0, -0.25, 1.25)
+            .into_iter()
+            .map(|v| v.clamp(0.0, 1.0))
+            .collect();
+        let sizes = draw(1, -4.0, 0.0);
+        let normal = draw(2, -1.0, 1.0)
+            .iter()
+            .zip(&sizes)
+            .map(|(v, s)| {
+                if v.abs() < 0.1 {
+                    0.0
+                } else {
+                    v.signum() * 10f32.powf(*s)
+                }
+            })
+            .collect();
+        let gap = values(key.restart(3).uniform(&rows, [ROWS], -0.3, 0.3, &device));
+        (x, normal, gap)
+    }
+
+    fn moves(x: &[f32], normal: &[f32], gap: &[f32], norm: Norm) -> Vec<f32> {
+        let rows = gap.len();
+        let n = x.len() / rows;
+        let plane = Hyperplane::new(
+            tensor(gap.to_vec(), [rows]),
+            tensor(normal.to_vec(), [rows, n]),
+        );
+        values(move_to(
+            plane,
+            tensor(x.to_vec(), [rows, n]),
+            norm,
+            (0.0, 1.0),
+        ))
+    }
+
+    fn size(delta: &[f64], norm: Norm) -> f64 {
+        match norm {
+            Norm::Linf => delta.iter().fold(0.0, |most, d| most.max(d.abs())),
+            Norm::L2 => delta.iter().map(|d| d * d).sum::<f64>().sqrt(),
+        }
+    }
+
+    /// The optimality conditions say that the solution is `clip(x - t * direction)` for one `t`: bisected in `f64`.
+    fn bisected(x: &[f64], normal: &[f64], gap: f64, norm: Norm) -> (Vec<f64>, bool) {
+        let at = |t: f64| -> Vec<f64> {
+            let step = |w: f64| match norm {
+                Norm::Linf if w == 0.0 => 0.0,
+                Norm::Linf => w.signum(),
+                Norm::L2 => w,
+            };
+            x.iter()
+                .zip(normal)
+                .map(|(x, w)| (x - t * gap.signum() * step(*w)).clamp(0.0, 1.0) - x)
+                .collect()
+        };
+        let left = |t: f64| {
+            let closed: f64 = at(t).iter().zip(normal).map(|(d, w)| d * w).sum();
+            (gap + closed) * gap.signum()
+        };
+        let (mut low, mut high) = (0.0, 1e9);
+        let reachable = left(high) <= 0.0;
+        for _ in 0..200 {
+            let middle = 0.5 * (low + high);
+            if left(middle) > 0.0 {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        (at(high), reachable)
+    }
+
+    #[test]
+    fn projections_are_in_the_box_on_the_hyperplane_and_shortest() {
+        let (x, normal, gap) = problems();
+        let mut rng = NoiseKey::new(2, Stream::EvalAttack);
+        for norm in [Norm::Linf, Norm::L2] {
+            let found = moves(&x, &normal, &gap, norm);
+            let mut reached = 0;
+            for row in 0..ROWS {
+                let part = |all: &[f32]| -> Vec<f64> {
+                    all[row * N..(row + 1) * N]
+                        .iter()
+                        .map(|&v| f64::from(v))
+                        .collect()
+                };
+                let (x, w, d, gap) = (part(&x), part(&normal), part(&found), f64::from(gap[row]));
+                let (best, reachable) = bisected(&x, &w, gap, norm);
+                let value = |d: &[f64]| gap + d.iter().zip(&w).map(|(d, w)| d * w).sum::<f64>();
+                assert!(
+                    x.iter()
+                        .zip(&d)
+                        .all(|(x, d)| (-1e-6..=1.0 + 1e-6).contains(&(x + d)))
+                );
+                assert!((value(&d) - value(&best)).abs() < 1e-5, "{norm} row {row}");
+                assert!(
+                    size(&d, norm) <= size(&best, norm) + 1e-5,
+                    "{norm} row {row}"
+                );
+                if !reachable {
+                    continue;
+                }
+                reached += 1;
+                assert!(value(&d).abs() < 1e-4, "{norm} row {row}");
+                // Random points of the box on either side; where the way between them crosses is no nearer.
+                rng = rng.at(row as u32, 0);
+                let points = values(rng.uniform(&[0], [1, 200 * N], 0.0, 1.0, &Device::flex()));
+                for pair in points.chunks_exact(2 * N) {
+                    let shift = |p: &[f32]| -> Vec<f64> {
+                        p.iter().zip(&x).map(|(p, x)| f64::from(*p) - x).collect()
+                    };
+                    let (a, b) = (shift(&pair[..N]), shift(&pair[N..]));
+                    let share = value(&a) / (value(&a) - value(&b));
+                    if !(0.0..=1.0).contains(&share) {
+                        continue;
+                    }
+                    let crossing: Vec<f64> =
+                        a.iter().zip(&b).map(|(a, b)| a + share * (b - a)).collect();
+                    assert!(
+                        size(&d, norm) <= size(&crossing, norm) + 1e-6,
+                        "{norm} row {row}"
+                    );
+                }
+            }
+            assert!((ROWS / 3..ROWS).contains(&reached), "{reached} reachable");
+        }
+    }
+
+    #[test]
+    fn away_from_the_faces_it_is_the_closed_form() {
+        let x = [0.5f32; 3];
+        let normal = [1.0f32, -2.0, 0.5];
+        // |gap| / |normal|_1 in each value, and gap * normal / |normal|_2^2.
+        let linf = moves(&x, &normal, &[0.35], Norm::Linf);
+        for (d, expected) in linf.iter().zip([-0.1, 0.1, -0.1]) {
+            assert!((d - expected).abs() < 1e-6, "{linf:?}");
+        }
+        let l2 = moves(&x, &normal, &[-0.525], Norm::L2);
+        for (d, expected) in l2.iter().zip([0.1, -0.2, 0.05]) {
+            assert!((d - expected).abs() < 1e-6, "{l2:?}");
+        }
+    }
+
+    #[test]
+    fn many_values_and_a_hyperplane_that_only_grazes_the_box() {
+        let n = 3072;
+        let key = NoiseKey::new(5, Stream::EvalAttack);
+        let device = Device::flex();
+        let x = values(key.uniform(&[0], [1, n], 0.0, 1.0, &device));
+        let normal = values(key.restart(1).normal(&[0], [1, n], &device));
+        let room = |(x, w): (&f32, &f32)| f64::from(w.abs() * if *w > 0.0 { *x } else { 1.0 - x });
+        let reach: f64 = x.iter().zip(&normal).map(room).sum();
+        for norm in [Norm::Linf, Norm::L2] {
+            for share in [1e-4, 0.1, 0.9, 0.999] {
+                let gap = reach * share;
+                let found = moves(&x, &normal, &[gap as f32], norm);
+                let closed: f64 = found
+                    .iter()
+                    .zip(&normal)
+                    .map(|(d, w)| f64::from(*d) * f64::from(*w))
+                    .sum();
+                assert!(
+                    (closed + gap).abs() < 1e-5 * reach,
+                    "{norm} {share}: {closed} for {gap}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn degenerate_hyperplanes_move_nothing_or_stay_finite() {
+        for norm in [Norm::Linf, Norm::L2] {
+            assert_eq!(moves(&[0.2, 0.7], &[0.0, 0.0], &[1.0], norm), [0.0, 0.0]);
+            assert_eq!(moves(&[0.2, 0.7], &[1.0, -1.0], &[0.0], norm), [0.0, 0.0]);
+            // Out of reach: both values go to their faces; tiny normals mean what large ones do.
+            for scale in [1e-25f32, 1.0, 1e25] {
+                let moved = moves(&[0.2, 0.7], &[scale, -scale], &[9.0 * scale], norm);
+                assert!((moved[0] + 0.2).abs() < 1e-6 && (moved[1] - 0.3).abs() < 1e-6);
+            }
+            let moved = moves(&[0.2, 0.7], &[1e-38, 0.0], &[1e30], norm);
+            assert!(moved.iter().all(|d| d.is_finite()));
+        }
+    }
+}
