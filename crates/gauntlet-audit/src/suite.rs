@@ -66,7 +66,7 @@ impl Suite {
         suite
     }
 
-    /// For a first look, at a thirtieth of the cost: the two APGD attacks of [`Suite::standard`] with 50 steps, the second on
+    /// For a first look, at a twentieth of the cost: the two APGD attacks of [`Suite::standard`] with 50 steps, the second on
     /// three targets.
     pub fn quick(threat: &ThreatModel, classes: usize) -> Self {
         Self::apgd(threat, classes, 50, 3)

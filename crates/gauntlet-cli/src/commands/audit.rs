@@ -84,6 +84,7 @@ struct Job {
     classes: Vec<String>,
     data: Dataset,
     threats: Vec<ThreatModel>,
+    plan: &'static str,
     suite: fn(&ThreatModel, usize) -> Suite,
     seed: u64,
     batch_size: usize,
@@ -146,6 +147,10 @@ impl Job {
         let out = args.out.clone().unwrap_or_else(|| checkpoint.join("audit"));
         fs::create_dir_all(&out)
             .map_err(|error| Failure::running(format!("{}: {error}", out.display())))?;
+        let (plan, suite): (_, fn(&ThreatModel, usize) -> Suite) = match args.plan {
+            AuditPlan::Standard => ("standard", Suite::standard),
+            AuditPlan::Quick => ("quick", Suite::quick),
+        };
         interrupt::catch();
         Ok(Self {
             quiet,
@@ -154,10 +159,8 @@ impl Job {
             classes: description.classes,
             data,
             threats,
-            suite: match args.plan {
-                AuditPlan::Standard => Suite::standard,
-                AuditPlan::Quick => Suite::quick,
-            },
+            plan,
+            suite,
             seed: args.seed,
             batch_size: args.batch_size,
             device,
@@ -239,7 +242,7 @@ impl Job {
 
     fn state_path(&self, threat: &ThreatModel) -> PathBuf {
         let name = threat.to_string().replace([':', '/'], "-");
-        self.out.join(format!("{name}.json"))
+        self.out.join(format!("{}-{name}.json", self.plan))
     }
 
     /// Two audits with equal identities have equal results.
