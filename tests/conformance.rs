@@ -16,7 +16,9 @@ use std::sync::atomic::AtomicBool;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, DeviceKind, Int, Tensor};
-use gauntlet_attacks::{Attack, AttackLoss, Init, Keep, Noise, Pgd, input_gradient};
+use gauntlet_attacks::{
+    Apgd, ApgdLoss, Attack, AttackLoss, Fab, Init, Keep, Noise, Pgd, input_gradient,
+};
 use gauntlet_data::load;
 use gauntlet_kernels::augment::crop_flip;
 use gauntlet_kernels::perturb::{l2_step, linf_step, project_l2, project_linf};
@@ -193,6 +195,8 @@ fn gradients_and_attacks_agree(config: &ModelConfig, flex: &Device, vulkan: &Dev
         losses: Vec<f32>,
         input_gradient: Vec<f32>,
         l2: Vec<f32>,
+        apgd: Vec<f32>,
+        fab: Vec<f32>,
         linf: Vec<f32>,
         linf_losses: Vec<f32>,
     }
@@ -219,6 +223,21 @@ fn gradients_and_attacks_agree(config: &ModelConfig, flex: &Device, vulkan: &Dev
             };
             pgd.perturb(&frozen, x.clone(), y.clone(), &noise)
         };
+        let noise = Noise {
+            key: NoiseKey::new(2, Stream::EvalAttack),
+            samples: ids.clone(),
+        };
+        let threat: gauntlet_attacks::ThreatModel = "l2:0.5".parse().unwrap();
+        let apgd = Apgd {
+            threat: threat.clone(),
+            loss: ApgdLoss::CrossEntropy,
+            steps: 2,
+            restarts: 1,
+        };
+        let fab = Fab {
+            steps: 3,
+            ..Fab::targeted(threat)
+        };
         let linf = attack("linf:0.1", Keep::Last);
         let best = attack("linf:0.1", Keep::Best);
         Seen {
@@ -230,6 +249,8 @@ fn gradients_and_attacks_agree(config: &ModelConfig, flex: &Device, vulkan: &Dev
             losses: host(losses),
             input_gradient: host(gradient),
             l2: host(attack("l2:0.5", Keep::Last)),
+            apgd: host(apgd.perturb(&frozen, x.clone(), y.clone(), &noise)),
+            fab: host(fab.minimal(&frozen, x.clone(), y.clone(), &noise)),
             linf: host(linf),
             linf_losses: host(AttackLoss::CrossEntropy.per_sample(frozen.logits(best), y)),
         }
@@ -240,6 +261,8 @@ fn gradients_and_attacks_agree(config: &ModelConfig, flex: &Device, vulkan: &Dev
     close(&a.losses, &b.losses, 1e-4, "losses");
     close(&a.input_gradient, &b.input_gradient, 1e-4, "input gradient");
     close(&a.l2, &b.l2, 1e-4, "L2 examples");
+    close(&a.apgd, &b.apgd, 1e-3, "APGD examples");
+    close(&a.fab, &b.fab, 1e-3, "FAB examples");
     let flipped = a
         .linf
         .iter()
