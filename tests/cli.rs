@@ -578,6 +578,7 @@ fn an_audit_says_what_stands_and_is_a_gate() {
         "--threat",
         "l2:0.3",
         "--json",
+        "-",
     ];
     let first = place.run(&audit).done().stdout;
     let found: Value = serde_json::from_str(&first).unwrap();
@@ -618,6 +619,10 @@ fn an_audit_says_what_stands_and_is_a_gate() {
         );
     }
     // What is done is not done again: times are the same to the last digit.
+    let mut to_file = audit;
+    to_file[to_file.len() - 1] = "audit.json";
+    place.run(&to_file).done();
+    assert_eq!(fs::read_to_string(place.path("audit.json")).unwrap(), first);
     assert_eq!(place.run(&audit).done().stdout, first);
 
     let gate = |least: &str| {

@@ -109,7 +109,7 @@ pub(crate) struct Resume {
 #[command(after_help = "Examples:\n  \
     gauntlet audit runs/mnist-pgd --samples 1000\n  \
     gauntlet audit runs/mnist-pgd --plan quick\n  \
-    gauntlet audit runs/mnist-pgd --threat linf:0.1 --threat linf:0.3 --json\n  \
+    gauntlet audit runs/mnist-pgd --threat linf:0.1 --threat linf:0.3 --json audit.json\n  \
     gauntlet audit runs/mnist-pgd --require 'linf:0.3>=0.85'    # exit status 3 if it is less\n\n\
     An audit that was interrupted goes on where it stopped when the same command is given again.")]
 pub(crate) struct Audit {
@@ -142,8 +142,9 @@ pub(crate) struct Audit {
     /// Folder for what is kept and found. [default: `audit` in the checkpoint]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) json: Json,
+    /// Write the result as JSON to this file; `-` prints it in place of the table.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
 }
 
 /// Suites of attacks.

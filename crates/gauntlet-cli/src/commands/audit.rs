@@ -51,18 +51,19 @@ pub(crate) fn audit(args: args::Audit, quiet: bool) -> Result<(), Failure> {
         per_class,
         standard: None,
     };
-    let path = job.out.join("audit.json");
+    let stdout = args.json.as_deref() == Some(Path::new("-"));
     let mut text = serde_json::to_vec_pretty(&audit).expect("plain structs serialise");
     text.push(b'\n');
-    files::write(&path, &text).map_err(|source| AuditError::Write {
-        path: path.clone(),
-        source,
-    })?;
-    if args.json.json {
+    let kept = job.out.join("audit.json");
+    let wanted = args.json.as_deref().filter(|_| !stdout);
+    for path in [Some(kept.as_path()), wanted].into_iter().flatten() {
+        write(path, &text)?;
+    }
+    if stdout {
         output::print_json(&audit);
     } else {
         print(&audit);
-        output::print(format!("audit  {}", path.display()));
+        output::print(format!("audit  {}", wanted.unwrap_or(&kept).display()));
     }
     let missed: Vec<_> = args
         .require
@@ -188,10 +189,7 @@ impl Job {
         let mut keep = |standing: &Standing| {
             let kept = json!({ "schema": 1, "identity": &identity, "standing": standing });
             let text = serde_json::to_vec(&kept).expect("plain values serialise");
-            files::write(&path, &text).map_err(|source| AuditError::Write {
-                path: path.clone(),
-                source,
-            })?;
+            write(&path, &text)?;
             if let Some(member) = suite.members.get(standing.finished) {
                 if counter
                     .as_ref()
@@ -272,6 +270,13 @@ impl Job {
 fn plan_of(checkpoint: &Path) -> Option<Plan> {
     let absolute = checkpoint.canonicalize().ok()?;
     RunDir::plan(absolute.parent()?.parent()?).ok()
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), AuditError> {
+    files::write(path, bytes).map_err(|source| AuditError::Write {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn read(path: &Path) -> Option<Kept> {
