@@ -172,6 +172,7 @@ impl Apgd {
                 let values = shape[1..].iter().product::<usize>();
                 unit_l2(key.normal(samples, [shape[0], values], &device)).reshape(shape)
             }
+            Norm::L1 | Norm::L0 => unimplemented!("APGD in {}", self.threat.norm),
         };
         (rows.x.clone() + direction.mul_scalar(eps)).clamp(low, high)
     }
@@ -190,10 +191,12 @@ impl Apgd {
         let project = |z: Tensor<D>| match self.threat.norm {
             Norm::Linf => project_linf(z, x0.clone(), eps, bounds),
             Norm::L2 => project_l2(z, x0.clone(), eps, bounds),
+            Norm::L1 | Norm::L0 => unimplemented!("APGD in {}", self.threat.norm),
         };
         let direction = match self.threat.norm {
             Norm::Linf => gradient.sign(),
             Norm::L2 => unit_l2(gradient),
+            Norm::L1 | Norm::L0 => unimplemented!("APGD in {}", self.threat.norm),
         };
         let ahead = project(x.clone() + direction * per_sample(size.clone(), x.dims()));
         let pull = (ahead - x.clone()).mul_scalar(1.0 - momentum);
@@ -448,6 +451,8 @@ mod tests {
                         let length = match threat.norm {
                             Norm::Linf => a.abs() + b.abs(),
                             Norm::L2 => a.hypot(b),
+                            Norm::L1 => a.abs().max(b.abs()),
+                            Norm::L0 => unreachable!("not among the threats"),
                         };
                         (logit(p, t) - logit(p, c)) / length
                     });

@@ -47,6 +47,7 @@ impl Hyperplane {
         let dual = match norm {
             Norm::Linf => self.normal.clone().abs().sum_dim(1).squeeze_dim(1),
             Norm::L2 => l2_norms(self.normal.clone()),
+            Norm::L1 | Norm::L0 => unimplemented!("hyperplanes in {norm}"),
         };
         self.gap.clone().abs() / dual.clamp_min(1e-6)
     }
@@ -84,6 +85,7 @@ pub(crate) fn move_to(
     let speed = match norm {
         Norm::Linf => size.ones_like(),
         Norm::L2 => size.clone(),
+        Norm::L1 | Norm::L0 => unimplemented!("hyperplanes in {norm}"),
     };
     let up = (x.clone().neg() + bounds.1) * direction.clone().clamp_min(0.0);
     let down = (x - bounds.0) * direction.clone().neg().clamp_min(0.0);
@@ -168,6 +170,7 @@ mod tests {
         match norm {
             Norm::Linf => delta.iter().fold(0.0, |most, d| most.max(d.abs())),
             Norm::L2 => delta.iter().map(|d| d * d).sum::<f64>().sqrt(),
+            Norm::L1 | Norm::L0 => unimplemented!("sizes in {norm}"),
         }
     }
 
@@ -178,6 +181,7 @@ mod tests {
                 Norm::Linf if w == 0.0 => 0.0,
                 Norm::Linf => w.signum(),
                 Norm::L2 => w,
+                Norm::L1 | Norm::L0 => unimplemented!("steps in {norm}"),
             };
             x.iter()
                 .zip(normal)

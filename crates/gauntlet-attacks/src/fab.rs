@@ -1,5 +1,5 @@
 use burn::tensor::{Bool, Int, Tensor};
-use gauntlet_kernels::perturb::{l2_norms, linf_norms, per_sample, unit_l2};
+use gauntlet_kernels::perturb::{linf_norms, per_sample, unit_l2};
 use gauntlet_models::Classifier;
 
 use crate::box_projection::{Hyperplane, move_to};
@@ -125,10 +125,10 @@ impl<const D: usize> Attack<D> for Fab {
         let nearest = self.minimal(model, x.clone(), y, noise);
         let dims = x.dims();
         let values = dims[1..].iter().product();
-        let sizes = lengths(
-            self.threat.norm,
-            (nearest.clone() - x.clone()).reshape([dims[0], values]),
-        );
+        let sizes = self
+            .threat
+            .norm
+            .lengths((nearest.clone() - x.clone()).reshape([dims[0], values]));
         let too_far = rows_where(sizes.greater_elem(self.threat.eps.value()), &x);
         let result = nearest.mask_where(too_far, x.clone());
         debug_assert_eq!(self.threat.verify(&x, &result), Ok(()));
@@ -226,6 +226,7 @@ impl<'a, const D: usize> Search<'a, D> {
                 cube / per_sample(longest, shape)
             }
             Norm::L2 => unit_l2(key.normal(&noise.samples, shape, &device)),
+            Norm::L1 | Norm::L0 => unimplemented!("FAB in {}", self.fab.threat.norm),
         };
         let eps = self.fab.threat.eps.value();
         let radius = self.nearest.distance.clone().clamp_max(eps).mul_scalar(0.5);
@@ -277,7 +278,7 @@ impl<'a, const D: usize> Search<'a, D> {
             threat.norm,
             threat.bounds,
         );
-        let sizes = lengths(threat.norm, moves.clone()).clamp_min(SHORTEST);
+        let sizes = threat.norm.lengths(moves.clone()).clamp_min(SHORTEST);
         let [size, clean_size] = halves(sizes);
         let [shift, clean_shift] = halves(moves.mul_scalar(self.fab.eta));
         let alpha = (size.clone() / (size + clean_size)).clamp_max(self.fab.alpha_max);
@@ -289,7 +290,7 @@ impl<'a, const D: usize> Search<'a, D> {
     /// Keeps `x` where it is misclassified and nearer than what was found before; returns where it is misclassified.
     fn keep(&mut self, x: Tensor<2>, logits: Tensor<2>) -> Tensor<1, Bool> {
         let wrong = misclassified(logits, self.y.clone());
-        let distance = lengths(self.fab.threat.norm, x.clone() - self.clean.clone());
+        let distance = self.fab.threat.norm.lengths(x.clone() - self.clean.clone());
         let Nearest {
             x: old,
             distance: least,
@@ -356,13 +357,6 @@ fn surplus(logits: Tensor<2>, rival: Tensor<1, Int>, y: Tensor<1, Int>) -> Tenso
 /// Where another class has a higher logit than the true one.
 fn misclassified(logits: Tensor<2>, y: Tensor<1, Int>) -> Tensor<1, Bool> {
     AttackLoss::Margin.per_sample(logits, y).greater_elem(0.0)
-}
-
-fn lengths(norm: Norm, rows: Tensor<2>) -> Tensor<1> {
-    match norm {
-        Norm::Linf => linf_norms(rows),
-        Norm::L2 => l2_norms(rows),
-    }
 }
 
 /// First and second half of the rows.
@@ -434,6 +428,7 @@ mod tests {
                 let dual = match norm {
                     Norm::Linf => difference.map(f32::abs).sum::<f32>(),
                     Norm::L2 => difference.map(|d| d * d).sum::<f32>().sqrt(),
+                    Norm::L1 | Norm::L0 => unimplemented!("distances in {norm}"),
                 };
                 (logit(y) - logit(class)) / dual
             })
@@ -441,11 +436,7 @@ mod tests {
     }
 
     fn distances<const D: usize>(x: Tensor<D>, found: Tensor<D>, norm: Norm) -> Vec<f32> {
-        let dims = x.dims();
-        values(lengths(
-            norm,
-            (found - x).reshape([dims[0], dims[1..].iter().product()]),
-        ))
+        values(norm.lengths(found - x))
     }
 
     fn wrong<const D: usize>(

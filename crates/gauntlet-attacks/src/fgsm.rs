@@ -43,6 +43,7 @@ impl ThreatModel {
         match self.norm {
             Norm::Linf => linf_step(x, x0, gradient, step_size, eps, self.bounds),
             Norm::L2 => l2_step(x, x0, gradient, step_size, eps, self.bounds),
+            Norm::L1 | Norm::L0 => unimplemented!("steps in {}", self.norm),
         }
     }
 }

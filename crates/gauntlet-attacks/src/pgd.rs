@@ -106,6 +106,7 @@ impl Pgd {
                 let delta = unit_l2(rows).reshape(shape) * per_sample(radius, shape);
                 project_l2(x.clone() + delta, x.clone(), eps, self.threat.bounds)
             }
+            Norm::L1 | Norm::L0 => unimplemented!("PGD in {}", self.threat.norm),
         }
     }
 }

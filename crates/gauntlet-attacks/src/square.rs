@@ -160,6 +160,7 @@ impl Square {
                 let bump = Bump::new(l2_side(self.share(iteration), height, width));
                 samples.iter_mut().for_each(|s| frame.shift(s, &bump));
             }
+            (Norm::L1 | Norm::L0, _) => unimplemented!("Square in {}", self.threat.norm),
         }
     }
 
@@ -813,6 +814,7 @@ mod tests {
                 let length = match norm {
                     Norm::Linf => difference.map(f64::abs).sum::<f64>(),
                     Norm::L2 => difference.map(|d| d * d).sum::<f64>().sqrt(),
+                    Norm::L1 | Norm::L0 => unimplemented!("distances in {norm}"),
                 };
                 let distance = f64::from((logits[0] - logits[1]).abs()) / length;
                 for (factor, falls) in [(0.98, false), (enough, true)] {

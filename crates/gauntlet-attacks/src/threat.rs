@@ -2,7 +2,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use burn::tensor::Tensor;
-use gauntlet_kernels::perturb::{l2_norms, linf_norms};
+use gauntlet_kernels::perturb::{l0_norms, l1_norms, l2_norms, linf_norms};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -14,6 +14,25 @@ pub enum Norm {
     Linf,
     /// Euclidean length.
     L2,
+    /// Sum of all changes.
+    L1,
+    /// Number of changed pixels (with all their channels), or features.
+    L0,
+}
+
+impl Norm {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Linf, Self::L2, Self::L1, Self::L0];
+
+    /// The size of each row of `delta`: `[batch]`.
+    pub fn lengths<const D: usize>(self, delta: Tensor<D>) -> Tensor<1> {
+        match self {
+            Self::Linf => linf_norms(delta),
+            Self::L2 => l2_norms(delta),
+            Self::L1 => l1_norms(delta),
+            Self::L0 => l0_norms(delta),
+        }
+    }
 }
 
 impl fmt::Display for Norm {
@@ -21,6 +40,8 @@ impl fmt::Display for Norm {
         f.write_str(match self {
             Self::Linf => "linf",
             Self::L2 => "l2",
+            Self::L1 => "l1",
+            Self::L0 => "l0",
         })
     }
 }
@@ -174,10 +195,7 @@ impl ThreatModel {
 
     /// The size of each row of `delta` in this norm.
     pub fn sizes<const D: usize>(&self, delta: Tensor<D>) -> Vec<f32> {
-        host(match self.norm {
-            Norm::Linf => linf_norms(delta),
-            Norm::L2 => l2_norms(delta),
-        })
+        host(self.norm.lengths(delta))
     }
 
     /// Checks that each row of `adversarial` is finite, in bounds and within `eps` of `original`, to `f32` rounding.
@@ -233,11 +251,10 @@ impl FromStr for ThreatModel {
             ))
         };
         let (norm, eps) = text.split_once(':').ok_or_else(wrong)?;
-        let norm = match norm {
-            "linf" => Norm::Linf,
-            "l2" => Norm::L2,
-            _ => return Err(wrong()),
-        };
+        let norm = Norm::ALL
+            .into_iter()
+            .find(|known| known.to_string() == norm);
+        let norm = norm.ok_or_else(wrong)?;
         Ok(Self::new(norm, eps.parse()?))
     }
 }
@@ -271,6 +288,10 @@ mod tests {
         let threat: ThreatModel = "l2:0.5".parse().unwrap();
         assert_eq!((threat.norm, threat.eps.value()), (Norm::L2, 0.5));
         assert_eq!(threat.to_string(), "l2:0.5");
+        for norm in Norm::ALL {
+            let text = format!("{norm}:12");
+            assert_eq!(text.parse::<ThreatModel>().unwrap().norm, norm);
+        }
         for text in ["linf", "l3:0.1", "linf:", "linf:-1", "8/255"] {
             assert!(text.parse::<ThreatModel>().is_err(), "{text}");
         }

@@ -87,6 +87,8 @@ fn headline(page: &mut String, report: &RunReport, audit: &Audit) {
             "change an image by up to {} in Euclidean length",
             threat.eps
         ),
+        Norm::L1 => format!("change pixel values by up to {} in sum", threat.eps),
+        Norm::L0 => format!("change up to {} pixels at will", threat.eps),
     };
     let (low, high) = threat.bounds;
     add(

@@ -77,6 +77,25 @@ pub fn l2_norms<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     rows(x).square().sum_dim(1).sqrt().squeeze_dim(1)
 }
 
+/// L1 norm of each sample: `[batch]`.
+pub fn l1_norms<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    rows(x).abs().sum_dim(1).squeeze_dim(1)
+}
+
+/// How many places of each sample are not zero: `[batch]`. A place of an image (`[batch, channels, ..]`) is a pixel with all its
+/// channels, one of a feature row (`[batch, features]`) a feature.
+pub fn l0_norms<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    let dims = x.dims();
+    let places = match D {
+        0..=2 => rows(x).abs(),
+        _ => {
+            let shape = [dims[0], dims[1], dims[2..].iter().product()];
+            x.reshape(shape).abs().max_dim(1).squeeze_dim::<2>(1)
+        }
+    };
+    places.greater_elem(0.0).float().sum_dim(1).squeeze_dim(1)
+}
+
 /// L∞ norm of each sample: `[batch]`.
 pub fn linf_norms<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     rows(x).abs().max_dim(1).squeeze_dim(1)
@@ -153,6 +172,16 @@ mod tests {
             &values(l2_step(x0.clone(), x0, grad, 0.1, 0.3, BOX)),
             &[0.56, 0.58, 0.5, 0.5],
         );
+    }
+
+    #[test]
+    fn l0_counts_pixels_of_images_and_features_of_rows() {
+        let device = Device::flex();
+        // Two channels of 1x3; the second pixel changes in one of them, the third in both.
+        let image = Tensor::<4>::from_floats([[[[0.0, 0.1, -0.2]], [[0.0, 0.0, 0.3]]]], &device);
+        close(&values(l0_norms(image.clone())), &[2.0]);
+        close(&values(l0_norms(image.clone().flatten::<2>(1, 3))), &[3.0]);
+        close(&values(l1_norms(image)), &[0.6]);
     }
 
     #[test]
