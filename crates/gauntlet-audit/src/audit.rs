@@ -25,10 +25,19 @@ pub struct Audit {
     /// Seconds of training, where they are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_seconds: Option<f64>,
-    /// What a reader should keep in mind.
+    /// The plan of attacks: `standard`, `quick`, or the name of a plan file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
+    /// What a reader should keep in mind: the findings in a sentence each, and the limits of the protocol.
     pub warnings: Vec<String>,
+    /// Signs that the numbers are not what they seem.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
     /// What it withstands.
     pub threats: Vec<Threat>,
+    /// How it copes with common corruptions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub corruptions: Vec<CorruptionResult>,
     /// By class.
     pub per_class: Vec<Class>,
     /// The same numbers for a twin trained without attack, if there is one.
@@ -60,6 +69,55 @@ pub struct Threat {
     pub robust_interval: [f64; 2],
     /// The attacks, in order.
     pub attacks: Vec<AttackResult>,
+    /// `linf`, `l2`, ..., where the budget is a ball of a norm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub norm: Option<String>,
+    /// The radius of that ball in input units.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eps: Option<f64>,
+    /// By class.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub per_class: Vec<Class>,
+    /// How many samples of each class (row) ended as which class (column) under attack: as their own where they stand, as what
+    /// they were misclassified as where they fell, or without attack. A prediction that is no class is left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub confusion: Vec<Vec<usize>>,
+    /// How sure the model was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<Confidence>,
+}
+
+/// How often the softmax probability of the predicted class fell into each of 20 equal bins of [0, 1].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Confidence {
+    /// Of clean samples that are classified correctly.
+    pub clean_right: Vec<usize>,
+    /// Of clean samples that are not.
+    pub clean_wrong: Vec<usize>,
+    /// Of the adversarial examples that samples fell to.
+    pub adversarial: Vec<usize>,
+}
+
+/// A sign that a number is not what it seems.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Finding {
+    /// `gradients-vanish`; also the section of the document on diagnosis that has cause and remedy.
+    pub code: String,
+    /// In a few words.
+    pub title: String,
+    /// What was measured, with numbers.
+    pub evidence: String,
+}
+
+/// Accuracy under one common corruption.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CorruptionResult {
+    /// `gaussian-noise`
+    pub family: String,
+    /// From 1 to 5.
+    pub severity: u8,
+    /// Share of all samples that are classified correctly.
+    pub accuracy: f64,
 }
 
 /// What is left standing after an attack and those before it.

@@ -8,7 +8,9 @@ mod plot;
 mod report;
 mod suite;
 
-pub use audit::{AttackResult, Audit, Class, Data, Threat, Twin};
+pub use audit::{
+    AttackResult, Audit, Class, Confidence, CorruptionResult, Data, Finding, Threat, Twin,
+};
 pub use error::AuditError;
 pub use evaluation::{Evaluation, evaluate, wilson};
 pub use report::{Curve, RunReport};

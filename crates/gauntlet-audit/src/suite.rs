@@ -202,6 +202,11 @@ impl Suite {
             robust_accuracy: share(robust),
             robust_interval: wilson(robust, data.len()),
             attacks: attacks.collect(),
+            norm: Some(self.threat.norm.to_string()),
+            eps: Some(f64::from(self.threat.eps.value())),
+            per_class: Vec::new(),
+            confusion: Vec::new(),
+            confidence: None,
         }
     }
 }

@@ -46,8 +46,11 @@ pub(crate) fn audit(args: args::Audit, quiet: bool) -> Result<(), Failure> {
         device: job.device.label(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         train_seconds: None,
+        plan: Some(job.plan.to_owned()),
         warnings: Vec::new(),
+        findings: Vec::new(),
         threats,
+        corruptions: Vec::new(),
         per_class,
         standard: None,
     };
