@@ -32,7 +32,7 @@ impl<const D: usize> Attack<D> for Fgsm {
 
 impl ThreatModel {
     /// One ascent step of length `step_size` in this norm from `x`, projected on what is legal around `x0`.
-    pub(crate) fn step<const D: usize>(
+    pub fn step<const D: usize>(
         &self,
         x: Tensor<D>,
         x0: Tensor<D>,

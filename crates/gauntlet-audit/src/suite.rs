@@ -1,49 +1,86 @@
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::Instant;
 
-use burn::tensor::Device;
-use gauntlet_attacks::evaluate::{evaluate_batch, predictions};
-use gauntlet_attacks::{Apgd, ApgdLoss, Attack, Fab, Square, ThreatModel};
+use burn::tensor::{Device, Tensor, activation::softmax};
+use gauntlet_attacks::evaluate::predictions;
+use gauntlet_attacks::{Apgd, ApgdLoss, Attack, Fab, Noise, Square, ThreatModel};
 use gauntlet_data::Dataset;
 use gauntlet_kernels::{NoiseKey, Stream};
 use gauntlet_models::Classifier;
 use serde::{Deserialize, Serialize};
 
-use crate::{AttackResult, AuditError, Threat, wilson};
+use crate::{AttackResult, AuditError, Class, Confidence, Threat, wilson};
 
-/// Attacks in turn within one threat model. Each is given only the samples that those before it left standing, so that a
-/// sample counts as robust if it withstands all of them.
+/// Attacks in turn within one budget. Each is given only the samples that those before it left standing, so that a sample
+/// counts as robust if it withstands all of them.
 pub struct Suite {
     /// What the attacker may do.
-    pub threat: ThreatModel,
+    pub budget: ThreatModel,
     /// The attacks, in order.
     pub members: Vec<Member>,
 }
 
-/// An attack of a suite, and the budget that reports state.
+/// An attack of a suite, and the effort that reports state.
 pub struct Member {
-    /// The attack; its results are verified against the suite's threat model.
-    pub attack: Box<dyn Attack<4>>,
+    /// The attack; its results are verified against the suite's budget.
+    pub attack: Box<dyn Attack<4> + Send + Sync>,
     /// Gradient steps or queries of a run.
     pub steps: usize,
     /// Independent runs.
     pub restarts: usize,
+    /// Whether it uses gradients of the model.
+    pub white_box: bool,
 }
 
-/// How far a suite has come on a data set: what [`Suite::run`] goes on from.
+/// What a suite is run on, and how.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    /// The model, untracked and in eval mode.
+    pub model: &'a (dyn Classifier<4> + Sync),
+    /// The samples.
+    pub data: &'a Dataset,
+    /// Where it computes.
+    pub device: &'a Device,
+    /// Seed of the attacks' random numbers.
+    pub seed: u64,
+    /// Samples attacked at a time; the result does not depend on it.
+    pub batch_size: usize,
+    /// Batches attacked at the same time, each on a thread of its own. More than one pays on the CPU, where most operations
+    /// of a small batch run on one core; a GPU wants 1.
+    pub workers: usize,
+}
+
+/// An adversarial example that a sample fell to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Example {
+    /// The sample's place in the data set under audit.
+    pub sample: usize,
+    /// `[channels, height, width]`, flat.
+    pub pixels: Vec<f32>,
+}
+
+/// How far a suite has come on a data set: what [`Suite::run`] goes on from. A value for each sample, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Standing {
-    /// Predicted class of each sample without attack.
+    /// Predicted class without attack.
     pub clean: Vec<u32>,
-    /// The attack (by its place in the suite) that each sample fell to.
+    /// Softmax probability of that class.
+    pub clean_confidence: Vec<f32>,
+    /// How many of the suite's attacks the sample has been through, with the one it fell to.
+    pub through: Vec<usize>,
+    /// The attack (by its place in the suite) that the sample fell to.
     pub fell_to: Vec<Option<usize>>,
-    /// The size of the perturbation it took, in the suite's norm.
+    /// The size of the perturbation it took, where the budget measures one.
     pub distance: Vec<Option<f32>>,
-    /// Seconds each attack has taken; the last may not be finished.
+    /// What the example is taken for.
+    pub said: Vec<Option<u32>>,
+    /// Softmax probability of that class.
+    pub confidence: Vec<Option<f32>>,
+    /// Wall-clock seconds each attack has taken.
     pub seconds: Vec<f64>,
-    /// Attacks that are finished.
-    pub finished: usize,
-    /// Samples that the attack at work has been through.
-    pub position: usize,
 }
 
 impl Suite {
@@ -57,11 +94,13 @@ impl Suite {
             attack: Box::new(Fab::targeted(threat.clone())),
             steps: 100,
             restarts: 1,
+            white_box: true,
         });
         suite.members.push(Member {
             attack: Box::new(Square::standard(threat.clone())),
             steps: 5000,
             restarts: 1,
+            white_box: false,
         });
         suite
     }
@@ -82,6 +121,7 @@ impl Suite {
             }),
             steps,
             restarts: 1,
+            white_box: true,
         };
         let mut members = vec![apgd(ApgdLoss::CrossEntropy)];
         if classes >= 4 {
@@ -89,88 +129,142 @@ impl Suite {
             members.push(apgd(ApgdLoss::TargetedDlr { targets }));
         }
         Self {
-            threat: threat.clone(),
+            budget: threat.clone(),
             members,
         }
     }
 
-    /// Attacks the samples of `data`, from where `standing` is; `keep` is called after each batch, and `false` from it stops
-    /// with `Ok(false)`. A sample's random numbers are named by its index and the attack's place: neither interruptions nor
-    /// `batch_size` change the result.
+    /// How large the budget is, to compare suites of the same norm.
+    pub(crate) fn size(&self) -> f32 {
+        self.budget.eps.value()
+    }
+
+    /// Attacks the samples, from where `standing` is. After each batch `keep` is given the new state and the examples found in
+    /// that batch; `false` from it stops with `Ok(false)`. A sample's random numbers are named by its index and the attack's
+    /// place: neither interruptions nor `batch_size` nor `workers` change the result.
     ///
     /// # Errors
-    /// An example outside the threat model, by its index in the data set; what `keep` returns.
-    #[allow(clippy::too_many_arguments, reason = "what, on what, how, from where")]
+    /// An example outside the budget, by its index in the data set; what `keep` returns.
     pub fn run(
         &self,
-        model: &dyn Classifier<4>,
-        data: &Dataset,
-        seed: u64,
-        batch_size: usize,
-        device: &Device,
+        subject: &Subject<'_>,
         standing: &mut Standing,
-        keep: &mut dyn FnMut(&Standing) -> Result<bool, AuditError>,
+        keep: &mut dyn FnMut(&Standing, &[Example]) -> Result<bool, AuditError>,
     ) -> Result<bool, AuditError> {
-        let total = data.len();
-        let batch_size = batch_size.clamp(1, total.max(1));
-        // The last batch of each attack is filled up with repeats: one shape for all keeps compiled kernels few.
-        let filled = |part: &[usize]| -> Vec<usize> {
-            let last = part.iter().copied().last();
-            part.iter()
-                .copied()
-                .chain(last.into_iter().cycle())
-                .take(batch_size)
-                .collect()
-        };
-        while standing.clean.len() < total {
-            let start = standing.clean.len();
-            let part: Vec<usize> = (start..total.min(start + batch_size)).collect();
-            let (x, _) = data.batch(&filled(&part), device);
-            standing
-                .clean
-                .extend(&predictions(model.logits(x))[..part.len()]);
-            standing.fell_to.resize(standing.clean.len(), None);
-            standing.distance.resize(standing.clean.len(), None);
-        }
-        while standing.finished < self.members.len() {
-            let place = standing.finished;
-            let member = &self.members[place];
-            standing.seconds.resize(place + 1, 0.0);
-            let key = NoiseKey::new(seed, Stream::EvalAttack).at(0, place as u32);
-            let given = standing.given(data, place);
-            for part in given[standing.position.min(given.len())..].chunks(batch_size) {
-                let began = Instant::now();
-                let positions = filled(part);
-                let ids: Vec<u32> = positions.iter().map(|&i| data.ids[i]).collect();
-                let (x, y) = data.batch(&positions, device);
-                let attack = &*member.attack;
-                let (outcome, adversarial) =
-                    evaluate_batch(model, x.clone(), y, &ids, attack, &self.threat, key).map_err(
-                        |violation| AuditError::Violation {
-                            attack: attack.name(),
-                            violation,
-                        },
-                    )?;
-                let sizes = self.threat.sizes(adversarial - x);
-                for (row, &sample) in part.iter().enumerate() {
-                    if outcome.adversarial[row] != outcome.labels[row] {
-                        standing.fell_to[sample] = Some(place);
-                        standing.distance[sample] = Some(sizes[row]);
-                    }
-                }
-                standing.position += part.len();
-                standing.seconds[place] += began.elapsed().as_secs_f64();
-                if !keep(standing)? {
-                    return Ok(false);
-                }
-            }
-            standing.finished += 1;
-            standing.position = 0;
-            if !keep(standing)? {
+        standing.begin(subject);
+        for place in 0..self.members.len() {
+            standing.seconds.resize(self.members.len(), 0.0);
+            let given = standing.waiting(subject.data, place);
+            if !given.is_empty() && !self.run_member(place, &given, subject, standing, keep)? {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// Attacks the samples `given` with one attack, batches on several threads.
+    fn run_member(
+        &self,
+        place: usize,
+        given: &[usize],
+        subject: &Subject<'_>,
+        standing: &mut Standing,
+        keep: &mut dyn FnMut(&Standing, &[Example]) -> Result<bool, AuditError>,
+    ) -> Result<bool, AuditError> {
+        let workers = subject.workers.clamp(1, given.len());
+        // No more in a batch than leaves work for every thread.
+        let size = subject
+            .batch_size
+            .clamp(1, given.len().div_ceil(workers).max(1));
+        let queue: Mutex<VecDeque<&[usize]>> = Mutex::new(given.chunks(size).collect());
+        let stop = AtomicBool::new(false);
+        let (send, receive) = mpsc::channel();
+        let mut result = Ok(true);
+        std::thread::scope(|scope| {
+            for _ in 0..workers {
+                let (send, queue, stop) = (send.clone(), &queue, &stop);
+                scope.spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        let next = queue.lock().expect("no holder panics").pop_front();
+                        let Some(part) = next else { break };
+                        let fallen = self.attack_batch(place, part, subject);
+                        if send.send((part, fallen)).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+            drop(send);
+            let mut since = Instant::now();
+            for (part, fallen) in receive {
+                let kept = fallen.and_then(|fallen| {
+                    standing.record(place, part, &fallen);
+                    standing.seconds[place] += since.elapsed().as_secs_f64();
+                    since = Instant::now();
+                    let examples: Vec<_> = fallen.into_iter().map(|fall| fall.example).collect();
+                    keep(standing, &examples)
+                });
+                if !matches!(kept, Ok(true)) {
+                    stop.store(true, Ordering::Relaxed);
+                    // The first reason to stop is the one that is told; batches under way are still recorded.
+                    if matches!(result, Ok(true)) {
+                        result = kept;
+                    }
+                }
+            }
+        });
+        result
+    }
+
+    /// Which of the samples in `part` fall to the attack at `place`.
+    fn attack_batch(
+        &self,
+        place: usize,
+        part: &[usize],
+        subject: &Subject<'_>,
+    ) -> Result<Vec<Fall>, AuditError> {
+        let attack = &*self.members[place].attack;
+        let positions = subject.filled(part);
+        let ids: Vec<u32> = positions.iter().map(|&i| subject.data.ids[i]).collect();
+        let (x, y) = subject.data.batch(&positions, subject.device);
+        let noise = Noise {
+            key: NoiseKey::new(subject.seed, Stream::EvalAttack).at(0, place as u32),
+            samples: ids.clone(),
+        };
+        let adversarial = attack.perturb(subject.model, x.clone(), y, &noise);
+        self.budget
+            .verify(&x, &adversarial)
+            .map_err(|violation| AuditError::Violation {
+                attack: attack.name(),
+                violation: gauntlet_attacks::Violation {
+                    sample: ids[violation.sample] as usize,
+                    ..violation
+                },
+            })?;
+        let logits = subject.model.logits(adversarial.clone());
+        let said = predictions(logits.clone());
+        let wrong: Vec<usize> = (0..part.len())
+            .filter(|&row| said[row] != subject.data.labels[ids[row] as usize])
+            .collect();
+        if wrong.is_empty() {
+            return Ok(Vec::new());
+        }
+        let sizes = self.budget.sizes(adversarial.clone() - x);
+        let sure = confidence(logits);
+        let length = subject.data.shape.iter().product::<usize>();
+        let pixels: Vec<f32> = adversarial
+            .try_into_vec_as()
+            .expect("images that were computed");
+        let fall = |row: usize| Fall {
+            example: Example {
+                sample: part[row],
+                pixels: pixels[row * length..(row + 1) * length].to_vec(),
+            },
+            distance: Some(sizes[row]),
+            said: said[row],
+            confidence: sure[row],
+        };
+        Ok(wrong.into_iter().map(fall).collect())
     }
 
     /// What the model withstands, attack by attack, once the suite has run.
@@ -196,22 +290,92 @@ impl Suite {
                 robust_accuracy: share(left(place)),
                 seconds: standing.seconds.get(place).copied().unwrap_or_default(),
             });
-        let robust = left(self.members.len());
+        let robust = (0..data.len())
+            .filter(|&i| standing.stands(data, i))
+            .count();
         Threat {
-            threat: self.threat.to_string(),
+            threat: self.budget.to_string(),
             robust_accuracy: share(robust),
             robust_interval: wilson(robust, data.len()),
             attacks: attacks.collect(),
-            norm: Some(self.threat.norm.to_string()),
-            eps: Some(f64::from(self.threat.eps.value())),
-            per_class: Vec::new(),
-            confusion: Vec::new(),
-            confidence: None,
+            norm: Some(self.budget.norm.to_string()),
+            eps: Some(f64::from(self.budget.eps.value())),
+            per_class: standing.by_class(data),
+            confusion: standing.confusion(data),
+            confidence: Some(standing.histograms(data)),
         }
     }
 }
 
+/// A sample that fell.
+struct Fall {
+    example: Example,
+    distance: Option<f32>,
+    said: u32,
+    confidence: f32,
+}
+
+impl Subject<'_> {
+    /// On a GPU the last batch of an attack is filled up with repeats: one shape for all keeps compiled kernels few.
+    fn filled(&self, part: &[usize]) -> Vec<usize> {
+        let size = if self.workers == 1 {
+            self.batch_size.max(part.len())
+        } else {
+            part.len()
+        };
+        let last = part.last().copied();
+        let repeats = last.into_iter().cycle();
+        part.iter().copied().chain(repeats).take(size).collect()
+    }
+}
+
+/// Softmax probability of the predicted class of each row; 0 where the logits are no numbers.
+fn confidence(logits: Tensor<2>) -> Vec<f32> {
+    let most = softmax(logits, 1).max_dim(1).squeeze_dim::<1>(1);
+    let most: Vec<f32> = most.try_into_vec_as().expect("computed logits");
+    most.into_iter()
+        .map(|p| if p.is_finite() { p } else { 0.0 })
+        .collect()
+}
+
+/// Bins of a histogram of confidences.
+const BINS: usize = 20;
+
 impl Standing {
+    /// Classifies the samples without attack, unless that is done.
+    fn begin(&mut self, subject: &Subject<'_>) {
+        let total = subject.data.len();
+        while self.clean.len() < total {
+            let start = self.clean.len();
+            let end = total.min(start + subject.batch_size.max(1));
+            let part: Vec<usize> = (start..end).collect();
+            let (x, _) = subject.data.batch(&subject.filled(&part), subject.device);
+            let logits = subject.model.logits(x);
+            self.clean
+                .extend(&predictions(logits.clone())[..part.len()]);
+            self.clean_confidence
+                .extend(&confidence(logits)[..part.len()]);
+        }
+        self.through.resize(total, 0);
+        self.fell_to.resize(total, None);
+        self.distance.resize(total, None);
+        self.said.resize(total, None);
+        self.confidence.resize(total, None);
+    }
+
+    fn record(&mut self, place: usize, part: &[usize], fallen: &[Fall]) {
+        for &sample in part {
+            self.through[sample] = place + 1;
+        }
+        for fall in fallen {
+            let sample = fall.example.sample;
+            self.fell_to[sample] = Some(place);
+            self.distance[sample] = fall.distance;
+            self.said[sample] = Some(fall.said);
+            self.confidence[sample] = Some(fall.confidence);
+        }
+    }
+
     /// Whether sample `i` is classified correctly without attack.
     pub fn is_right(&self, data: &Dataset, i: usize) -> bool {
         self.clean[i] == data.labels[data.ids[i] as usize]
@@ -222,12 +386,81 @@ impl Standing {
         self.is_right(data, i) && self.fell_to[i].is_none()
     }
 
-    /// The samples that the attack at `place` is given: those that stood before it.
-    pub fn given(&self, data: &Dataset, place: usize) -> Vec<usize> {
+    /// The samples that stood before the attack at `place`, and those of them it has not been through.
+    fn given(&self, data: &Dataset, place: usize) -> impl Iterator<Item = usize> {
         (0..data.len())
-            .filter(|&i| self.is_right(data, i))
-            .filter(|&i| self.fell_to[i].is_none_or(|attack| attack >= place))
+            .filter(move |&i| self.is_right(data, i))
+            .filter(move |&i| self.fell_to[i].is_none_or(|attack| attack >= place))
+    }
+
+    fn waiting(&self, data: &Dataset, place: usize) -> Vec<usize> {
+        self.given(data, place)
+            .filter(|&i| self.through[i] <= place)
             .collect()
+    }
+
+    /// How many samples the attack at `place` is given, and how many of them it has been through.
+    pub fn progress(&self, data: &Dataset, place: usize) -> (usize, usize) {
+        let given = self.given(data, place).count();
+        (given, given - self.waiting(data, place).len())
+    }
+
+    /// The attack at work of `members`: the first that has not been through all it is given.
+    pub fn at_work(&self, data: &Dataset, members: usize) -> Option<usize> {
+        (0..members).find(|&place| !self.waiting(data, place).is_empty())
+    }
+
+    fn label(&self, data: &Dataset, i: usize) -> usize {
+        data.labels[data.ids[i] as usize] as usize
+    }
+
+    fn by_class(&self, data: &Dataset) -> Vec<Class> {
+        let class = |(class, name): (usize, &String)| {
+            let of: Vec<_> = (0..data.len())
+                .filter(|&i| self.label(data, i) == class)
+                .collect();
+            let share = |holds: &dyn Fn(usize) -> bool| {
+                of.iter().filter(|&&i| holds(i)).count() as f64 / of.len().max(1) as f64
+            };
+            Class {
+                name: name.clone(),
+                samples: of.len(),
+                clean_accuracy: share(&|i| self.is_right(data, i)),
+                robust_accuracy: share(&|i| self.stands(data, i)),
+            }
+        };
+        data.classes.iter().enumerate().map(class).collect()
+    }
+
+    fn confusion(&self, data: &Dataset) -> Vec<Vec<usize>> {
+        let classes = data.classes.len();
+        let mut counts = vec![vec![0; classes]; classes];
+        for i in 0..data.len() {
+            let said = self.said[i].unwrap_or(self.clean[i]) as usize;
+            if said < classes {
+                counts[self.label(data, i)][said] += 1;
+            }
+        }
+        counts
+    }
+
+    fn histograms(&self, data: &Dataset) -> Confidence {
+        let bins = |values: &mut dyn Iterator<Item = f32>| {
+            let mut counts = vec![0; BINS];
+            for value in values {
+                counts[((value * BINS as f32) as usize).min(BINS - 1)] += 1;
+            }
+            counts
+        };
+        let clean = |right: bool| {
+            let of = (0..data.len()).filter(move |&i| self.is_right(data, i) == right);
+            bins(&mut of.map(|i| self.clean_confidence[i]))
+        };
+        Confidence {
+            clean_right: clean(true),
+            clean_wrong: clean(false),
+            adversarial: bins(&mut self.confidence.iter().copied().flatten()),
+        }
     }
 }
 
@@ -251,29 +484,37 @@ mod tests {
     }
 
     #[test]
-    fn interruptions_and_batches_change_nothing() {
+    fn interruptions_batches_and_threads_change_nothing() {
         let (model, data, suite) = setting();
         let device = Device::flex();
+        let subject = |batch_size, workers| Subject {
+            model: &model,
+            data: &data,
+            device: &device,
+            seed: 1,
+            batch_size,
+            workers,
+        };
         let mut whole = Standing::default();
-        let mut go_on = |_: &Standing| Ok(true);
-        assert!(
-            suite
-                .run(&model, &data, 1, 60, &device, &mut whole, &mut go_on)
-                .unwrap()
-        );
+        let mut found = Vec::new();
+        let done = suite.run(&subject(60, 1), &mut whole, &mut |_, examples| {
+            found.extend(examples.to_vec());
+            Ok(true)
+        });
+        assert!(done.unwrap());
 
         // Stopped after every batch, kept as JSON, gone on from there.
         let (mut kept, mut sessions) = (String::from("{}"), 0);
+        let mut found_again = Vec::new();
         loop {
             let mut standing: Standing = serde_json::from_str(&kept).unwrap_or_default();
-            let done = suite
-                .run(&model, &data, 1, 7, &device, &mut standing, &mut |_| {
-                    Ok(false)
-                })
-                .unwrap();
-            kept = serde_json::to_string(&standing).unwrap();
+            let done = suite.run(&subject(7, 2), &mut standing, &mut |standing, examples| {
+                kept = serde_json::to_string(standing).unwrap();
+                found_again.extend(examples.to_vec());
+                Ok(false)
+            });
             sessions += 1;
-            if done {
+            if done.unwrap() {
                 break;
             }
         }
@@ -282,6 +523,17 @@ mod tests {
         assert_eq!(
             (&again.clean, &again.fell_to),
             (&whole.clean, &whole.fell_to)
+        );
+        let by_sample = |examples: &mut Vec<Example>| {
+            examples.sort_by_key(|example| example.sample);
+            examples.iter().map(|e| e.sample).collect::<Vec<_>>()
+        };
+        let fallen: Vec<_> = (0..40).filter(|&i| whole.fell_to[i].is_some()).collect();
+        assert_eq!(by_sample(&mut found), fallen);
+        assert_eq!(
+            by_sample(&mut found_again),
+            fallen,
+            "an attack was repeated"
         );
 
         let result = suite.threat_result(&data, &whole);

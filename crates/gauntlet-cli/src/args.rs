@@ -136,6 +136,8 @@ pub(crate) struct Audit {
     /// Images attacked at a time; the result does not depend on it.
     #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u64).range(1..).map(|n| n as usize))]
     pub(crate) batch_size: usize,
+    #[arg(long, default_value_t = 2)]
+    pub(crate) workers: usize,
     /// Where to compute: auto, cpu, vulkan[:N] or cuda[:N].
     #[arg(long, value_name = "DEVICE")]
     pub(crate) device: Option<Spec>,

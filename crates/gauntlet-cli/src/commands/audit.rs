@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use gauntlet_attacks::ThreatModel;
-use gauntlet_audit::{Audit, AuditError, Class, Data, Standing, Suite, wilson};
+use gauntlet_audit::{Audit, AuditError, Class, Data, Standing, Subject, Suite, wilson};
 use gauntlet_data::{DataConfig, Dataset, fetch, files};
 use gauntlet_models::Network;
 use gauntlet_train::{Plan, RunDir, checkpoint};
@@ -92,6 +92,7 @@ struct Job {
     suite: fn(&ThreatModel, usize) -> Suite,
     seed: u64,
     batch_size: usize,
+    workers: usize,
     device: devices::Picked,
     out: PathBuf,
 }
@@ -167,6 +168,7 @@ impl Job {
             suite,
             seed: args.seed,
             batch_size: args.batch_size,
+            workers: args.workers,
             device,
             out,
         })
@@ -184,52 +186,51 @@ impl Job {
             .filter(|kept| kept.identity == identity)
             .map(|kept| kept.standing)
             .unwrap_or_default();
-        if standing != Standing::default() && standing.finished < suite.members.len() && !self.quiet
+        if standing != Standing::default()
+            && standing.at_work(&self.data, suite.members.len()).is_some()
+            && !self.quiet
         {
             say(format!("going on from {}", path.display()));
         }
         let mut counter: Option<(usize, Counter)> = None;
-        let mut keep = |standing: &Standing| {
+        let mut keep = |standing: &Standing, _: &[gauntlet_audit::Example]| {
             let kept = json!({ "schema": 1, "identity": &identity, "standing": standing });
             let text = serde_json::to_vec(&kept).expect("plain values serialise");
             write(&path, &text)?;
-            if let Some(member) = suite.members.get(standing.finished) {
-                if counter
-                    .as_ref()
-                    .is_none_or(|(place, _)| *place != standing.finished)
-                {
+            let at_work = standing.at_work(&self.data, suite.members.len());
+            if let Some(place) = at_work {
+                let (total, done) = standing.progress(&self.data, place);
+                if counter.as_ref().is_none_or(|(shown, _)| *shown != place) {
                     counter = None;
-                    let what = format!("{threat}: {}", member.attack.name());
-                    let total = standing.given(&self.data, standing.finished).len() as u64;
+                    let what = format!("{threat}: {}", suite.members[place].attack.name());
                     let template = "{msg} {wide_bar} {pos}/{len} images, {eta} left";
-                    counter = Some((
-                        standing.finished,
-                        Counter::new(&what, Some(total), template, self.quiet),
-                    ));
+                    let shown = Counter::new(&what, Some(total as u64), template, self.quiet);
+                    counter = Some((place, shown));
                 }
                 if let Some((_, counter)) = &counter {
-                    counter.set(standing.position as u64);
+                    counter.set(done as u64);
                 }
             }
             Ok(!interrupt::asked())
         };
-        let done = suite.run(
-            &self.model,
-            &self.data,
-            self.seed,
-            self.batch_size,
-            &self.device.device,
-            &mut standing,
-            &mut keep,
-        )?;
+        let subject = Subject {
+            model: &self.model,
+            data: &self.data,
+            device: &self.device.device,
+            seed: self.seed,
+            batch_size: self.batch_size,
+            workers: self.workers,
+        };
+        let done = suite.run(&subject, &mut standing, &mut keep)?;
         drop(counter);
         if !done {
             return Err(Failure::interrupted(
                 "interrupted; what was attacked is kept\n\nhint: the same command goes on",
             ));
         }
-        let classes = by_class(&self.classes, &self.data, &standing);
-        Ok((suite.threat_result(&self.data, &standing), classes))
+        let result = suite.threat_result(&self.data, &standing);
+        let classes = result.per_class.clone();
+        Ok((result, classes))
     }
 
     fn clean_right(&self) -> Result<usize, Failure> {
@@ -260,7 +261,7 @@ impl Job {
         Ok(json!({
             "weights": manifest["tensors"]["model.safetensors"],
             "data": { "sha256": self.data.sha256, "samples": self.data.len() },
-            "threat": suite.threat.to_string(),
+            "threat": suite.budget.to_string(),
             "attacks": attacks,
             "seed": self.seed,
             "device": self.device.label(),
@@ -284,24 +285,6 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), AuditError> {
 
 fn read(path: &Path) -> Option<Kept> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
-}
-
-fn by_class(names: &[String], data: &Dataset, standing: &Standing) -> Vec<Class> {
-    let class = |(class, name): (usize, &String)| {
-        let of: Vec<_> = (0..data.len())
-            .filter(|&i| data.labels[data.ids[i] as usize] as usize == class)
-            .collect();
-        let share = |holds: &dyn Fn(usize) -> bool| {
-            of.iter().filter(|&&i| holds(i)).count() as f64 / of.len().max(1) as f64
-        };
-        Class {
-            name: name.clone(),
-            samples: of.len(),
-            clean_accuracy: share(&|i| standing.is_right(data, i)),
-            robust_accuracy: share(&|i| standing.stands(data, i)),
-        }
-    };
-    names.iter().enumerate().map(class).collect()
 }
 
 fn print(audit: &Audit) {

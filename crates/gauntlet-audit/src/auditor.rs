@@ -1,0 +1,192 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use gauntlet_attacks::Norm;
+use serde_json::{Value, json};
+
+use crate::kept::Kept;
+use crate::replay::Replay;
+use crate::{AuditError, Finding, Member, Signs, Standing, Subject, Suite, Threat};
+
+/// An audit: suites of attacks on one model, what they found kept in a folder while they run, and a look for signs that it
+/// is not what it seems.
+pub struct Auditor<'a> {
+    /// The model and the samples.
+    pub subject: Subject<'a>,
+    /// Suites, a budget each.
+    pub suites: Vec<Suite>,
+    /// Whether to look for [`Signs`] after each suite.
+    pub diagnose: bool,
+    /// What the model is, as far as it decides the result: hashes of weights, version, device.
+    pub identity: Value,
+    /// Folder of what is kept; [`Auditor::run`] goes on from what it finds there.
+    pub folder: &'a Path,
+}
+
+/// What an audit is doing.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stage {
+    /// An attack goes through samples.
+    Attack {
+        /// The budget.
+        threat: String,
+        /// The attack's name.
+        attack: String,
+        /// Samples it has been through.
+        done: usize,
+        /// Samples it is given.
+        total: usize,
+    },
+    /// Signs are looked for.
+    Signs {
+        /// The budget.
+        threat: String,
+    },
+}
+
+/// What one suite found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The result.
+    pub threat: Threat,
+    /// Sample by sample.
+    pub standing: Standing,
+    /// Names of the attacks, by their place in the suite.
+    pub attacks: Vec<String>,
+    /// The adversarial example of each sample that fell, by its place: `[channels, height, width]`, flat.
+    pub examples: BTreeMap<usize, Vec<f32>>,
+    /// Signs that the number is not what it seems, if they were looked for.
+    pub signs: Option<Signs>,
+    /// What is out of the ordinary among them.
+    pub findings: Vec<Finding>,
+}
+
+impl Auditor<'_> {
+    /// Runs the suites, from where an earlier run of the same audit was stopped. `watch` is told of each step, and `false`
+    /// from it stops with `Ok(None)`.
+    ///
+    /// Suites of the same norm run from the smallest budget to the largest, each from the examples of those before it; results
+    /// come in the order of [`Auditor::suites`].
+    ///
+    /// # Errors
+    /// An example outside its budget; a file that cannot be written.
+    pub fn run(
+        mut self,
+        watch: &mut dyn FnMut(Stage) -> bool,
+    ) -> Result<Option<Vec<Found>>, AuditError> {
+        let mut order: Vec<usize> = (0..self.suites.len()).collect();
+        order.sort_by(|&a, &b| self.suites[a].size().total_cmp(&self.suites[b].size()));
+        let mut found: Vec<Option<Found>> = self.suites.iter().map(|_| None).collect();
+        for place in order {
+            let known = self.known(place, &found);
+            if let Some(replay) = known {
+                self.suites[place].members.insert(
+                    0,
+                    Member {
+                        attack: Box::new(replay),
+                        steps: 0,
+                        restarts: 1,
+                        white_box: true,
+                    },
+                );
+            }
+            match self.run_suite(&self.suites[place], watch)? {
+                Some(result) => found[place] = Some(result),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(found.into_iter().flatten().collect()))
+    }
+
+    /// Examples of suites of the same norm with a smaller budget.
+    fn known(&self, place: usize, found: &[Option<Found>]) -> Option<Replay> {
+        let budget = &self.suites[place].budget;
+        let mut replay = Replay {
+            from: String::new(),
+            examples: BTreeMap::new(),
+        };
+        let mut from = Vec::new();
+        for (suite, found) in self.suites.iter().zip(found) {
+            let Some(found) = found else { continue };
+            if suite.budget.norm == budget.norm && suite.budget != *budget {
+                from.push(suite.budget.to_string());
+                for (&sample, example) in &found.examples {
+                    let id = self.subject.data.ids[sample];
+                    let kept = replay.examples.entry(id);
+                    kept.or_insert_with(|| example.clone());
+                }
+            }
+        }
+        replay.from = from.join(", ");
+        (!from.is_empty()).then_some(replay)
+    }
+
+    fn run_suite(
+        &self,
+        suite: &Suite,
+        watch: &mut dyn FnMut(Stage) -> bool,
+    ) -> Result<Option<Found>, AuditError> {
+        let (subject, data) = (&self.subject, self.subject.data);
+        let threat = suite.budget.to_string();
+        let values = data.shape.iter().product();
+        let mut kept = Kept::open(self.folder, &threat, self.identity(suite), values)?;
+        let mut standing = kept.standing.clone();
+        let stage = |standing: &Standing| {
+            standing.at_work(data, suite.members.len()).map(|place| {
+                let (total, done) = standing.progress(data, place);
+                Stage::Attack {
+                    threat: threat.clone(),
+                    attack: suite.members[place].attack.name(),
+                    done,
+                    total,
+                }
+            })
+        };
+        let done = suite.run(subject, &mut standing, &mut |standing, examples| {
+            kept.keep(standing, examples)?;
+            Ok(stage(standing).is_none_or(&mut *watch))
+        })?;
+        kept.standing = standing;
+        if !done {
+            return Ok(None);
+        }
+        if self.diagnose && kept.signs.is_none() && suite.budget.norm != Norm::L0 {
+            if !watch(Stage::Signs {
+                threat: threat.clone(),
+            }) {
+                return Ok(None);
+            }
+            let signs = Signs::measure(subject, &suite.budget, suite, &kept.standing);
+            kept.keep_signs(signs)?;
+        }
+        let findings = match &kept.signs {
+            Some(signs) => signs.findings(&suite.budget),
+            None => Vec::new(),
+        };
+        let names = suite.members.iter().map(|member| member.attack.name());
+        Ok(Some(Found {
+            threat: suite.threat_result(data, &kept.standing),
+            attacks: names.collect(),
+            examples: kept.examples()?,
+            signs: kept.signs,
+            standing: kept.standing,
+            findings,
+        }))
+    }
+
+    /// Two suites with equal identities have equal results.
+    fn identity(&self, suite: &Suite) -> Value {
+        let attacks: Vec<_> = suite
+            .members
+            .iter()
+            .map(|member| member.attack.name())
+            .collect();
+        json!({
+            "model": self.identity,
+            "data": { "sha256": self.subject.data.sha256, "samples": self.subject.data.len() },
+            "budget": suite.budget.to_string(),
+            "attacks": attacks,
+            "seed": self.subject.seed,
+        })
+    }
+}
