@@ -28,6 +28,8 @@ mod window;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
+mod testing_images;
+#[cfg(test)]
 mod tests;
 
 pub use apgd::{Apgd, ApgdLoss};

@@ -319,35 +319,16 @@ impl Canvas {
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;
-    use gauntlet_kernels::{NoiseKey, Stream};
 
     use super::*;
-    use crate::evaluate::predictions;
     use crate::testing::{LinearImages, values};
+    use crate::testing_images::{graded, images, labels, noise};
 
     fn attack(pixels: usize, queries: usize) -> SparseRs {
         SparseRs {
             queries,
             ..SparseRs::new(format!("l0:{pixels}").parse().unwrap())
         }
-    }
-
-    fn noise(samples: impl IntoIterator<Item = u32>) -> Noise {
-        Noise {
-            key: NoiseKey::new(11, Stream::EvalAttack),
-            samples: samples.into_iter().collect(),
-        }
-    }
-
-    fn images(shape: [usize; 4]) -> Tensor<4> {
-        let samples: Vec<u32> = (0..shape[0] as u32).collect();
-        NoiseKey::new(5, Stream::Init).uniform(&samples, shape, 0.0, 1.0, &Device::flex())
-    }
-
-    fn labels(model: &dyn Classifier<4>, x: &Tensor<4>) -> Tensor<1, Int> {
-        let classes = predictions(model.logits(x.clone())).into_iter();
-        let classes: Vec<i64> = classes.map(i64::from).collect();
-        Tensor::from_ints(classes.as_slice(), &x.device())
     }
 
     /// The lowest margin that `pixels` changed pixels can give a sample of a linear model: for each rival the best sets of pixels
@@ -387,9 +368,7 @@ mod tests {
     #[test]
     fn two_pixels_are_found_as_by_brute_force() {
         let shape = [48, 3, 5, 6];
-        let model = LinearImages::random(2, 3, shape);
-        let x = images(shape);
-        let y = labels(&model, &x);
+        let (model, x, y) = graded(2, 3, shape, 0.15);
         let (found, queries) = attack(2, 1500).search(&model, x.clone(), y.clone(), &noise(0..48));
         let rows = values(model.rows.clone());
         let classes: Vec<i64> = y.clone().try_into_vec_as().unwrap();
@@ -465,9 +444,7 @@ mod tests {
     #[test]
     fn batch_mates_do_not_matter_and_restarts_add_queries() {
         let shape = [5, 3, 7, 4];
-        let model = LinearImages::random(4, 3, shape);
-        let x = images(shape);
-        let y = labels(&model, &x);
+        let (model, x, y) = graded(4, 3, shape, 0.2);
         let attack = SparseRs {
             restarts: 2,
             ..attack(3, 60)

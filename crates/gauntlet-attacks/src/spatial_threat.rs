@@ -11,8 +11,8 @@ use crate::warp::{Pose, warp_on_host};
 pub enum Shift {
     /// By so many pixels.
     Pixels(f32),
-    /// By this share of its height and width.
-    Share(f32),
+    /// By so many hundredths of its height and width.
+    Percent(f32),
 }
 
 /// An attacker who may turn and shift an image; what comes from outside of it is zero (Engstrom, Tran, Tsipras, Schmidt & Madry
@@ -49,7 +49,10 @@ impl SpatialThreat {
     pub fn shifts(&self, height: usize, width: usize) -> (f32, f32) {
         match self.max_shift {
             Shift::Pixels(pixels) => (pixels, pixels),
-            Shift::Share(share) => (share * height as f32, share * width as f32),
+            Shift::Percent(percent) => {
+                let share = percent / 100.0;
+                (share * height as f32, share * width as f32)
+            }
         }
     }
 
@@ -151,7 +154,7 @@ impl fmt::Display for SpatialThreat {
         write!(f, "spatial:{}deg,", self.max_degrees)?;
         match self.max_shift {
             Shift::Pixels(pixels) => write!(f, "{pixels}px"),
-            Shift::Share(share) => write!(f, "{}%", share * 100.0),
+            Shift::Percent(percent) => write!(f, "{percent}%"),
         }
     }
 }
@@ -176,7 +179,7 @@ mod tests {
     fn only_what_a_legal_pose_makes_is_legal() {
         let device = Device::flex();
         let x = NoiseKey::new(5, Stream::Init).uniform(&[0, 1], [2, 3, 8, 6], 0.0, 1.0, &device);
-        let threat = SpatialThreat::new(20.0, Shift::Share(0.25));
+        let threat = SpatialThreat::new(20.0, Shift::Percent(25.0));
         assert_eq!(threat.shifts(8, 6), (2.0, 1.5));
         let check = |second: Pose, claimed: Pose| {
             let warped = warp(x.clone(), &[Pose::IDENTITY, second]);
