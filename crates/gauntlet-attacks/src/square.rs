@@ -285,7 +285,7 @@ impl Oracle<'_> {
 
 /// Rows of the batch that `active` samples travel in: four sizes for each power of two, so that a device meets few shapes
 /// and computes little in vain.
-fn padded(active: usize, batch: usize) -> usize {
+pub(crate) fn padded(active: usize, batch: usize) -> usize {
     let step = (active.next_power_of_two() / 8).max(1);
     active.next_multiple_of(step).min(batch)
 }

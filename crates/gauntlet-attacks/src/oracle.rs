@@ -1,0 +1,756 @@
+//! What black-box searches share: a model that answers questions about candidates. The searches run on the host, one small
+//! state a sample; the device sees nothing but batches of candidates.
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use gauntlet_kernels::noise::Philox;
+use gauntlet_models::Classifier;
+use rand::RngExt;
+
+use crate::square::padded;
+use crate::{Goal, Norm, ThreatModel};
+
+/// The model as a black-box search sees it.
+pub(crate) struct Oracle<'a, const D: usize> {
+    model: &'a dyn Classifier<D>,
+    device: Device,
+    /// Of the batch under attack.
+    dims: [usize; D],
+    goal: Goal,
+    /// Rows the model is given at once, at most.
+    most: usize,
+}
+
+impl<'a, const D: usize> Oracle<'a, D> {
+    pub(crate) fn new(
+        model: &'a dyn Classifier<D>,
+        x: &Tensor<D>,
+        goal: Goal,
+        query_batch: usize,
+    ) -> Self {
+        Self {
+            model,
+            device: x.device(),
+            dims: x.dims(),
+            goal,
+            most: query_batch.max(1),
+        }
+    }
+
+    /// Values of one input.
+    pub(crate) fn row(&self) -> usize {
+        self.dims[1..].iter().product()
+    }
+
+    /// The [`margin`] of each candidate with its class.
+    pub(crate) fn margins<'r>(
+        &self,
+        candidates: impl Iterator<Item = (&'r [f32], usize)>,
+    ) -> Vec<f32> {
+        let mut margins = Vec::new();
+        let (mut values, mut classes) = (Vec::new(), Vec::new());
+        for (candidate, class) in candidates {
+            values.extend_from_slice(candidate);
+            classes.push(class);
+            if classes.len() == self.most {
+                self.ask(&mut values, &mut classes, &mut margins);
+            }
+        }
+        if !classes.is_empty() {
+            self.ask(&mut values, &mut classes, &mut margins);
+        }
+        margins
+    }
+
+    fn ask(&self, values: &mut Vec<f32>, classes: &mut Vec<usize>, margins: &mut Vec<f32>) {
+        let mut dims = self.dims;
+        dims[0] = padded(classes.len(), self.most);
+        values.resize(dims.iter().product(), 0.0);
+        let data = TensorData::new(std::mem::take(values), dims);
+        let logits = self.model.logits(Tensor::from_data(data, &self.device));
+        let [_, scores] = logits.dims();
+        let logits: Vec<f32> = logits.try_into_vec_as().expect("computed logits");
+        let rows = logits.chunks_exact(scores.max(1)).zip(classes.drain(..));
+        margins.extend(rows.map(|(row, class)| margin(self.goal, row, class)));
+    }
+
+    /// Rows on the host as a tensor shaped like the batch.
+    pub(crate) fn tensor(&self, rows: impl Iterator<Item = Vec<f32>>) -> Tensor<D> {
+        let values: Vec<f32> = rows.flatten().collect();
+        Tensor::from_data(TensorData::new(values, self.dims), &self.device)
+    }
+}
+
+/// [`AttackLoss::Margin`](crate::AttackLoss::Margin) as an attacker with this goal ascends it, above 0 where the goal is
+/// reached. -∞ where a score is no number or there is no such class: nothing is won by that.
+fn margin(goal: Goal, logits: &[f32], class: usize) -> f32 {
+    let Some(&own) = logits.get(class) else {
+        return f32::NEG_INFINITY;
+    };
+    let mut largest = f32::NEG_INFINITY;
+    for (other, &logit) in logits.iter().enumerate() {
+        if logit.is_nan() {
+            return f32::NEG_INFINITY;
+        }
+        if other != class {
+            largest = largest.max(logit);
+        }
+    }
+    let margin = match goal {
+        Goal::Untargeted => largest - own,
+        Goal::Targeted => own - largest,
+    };
+    if margin.is_nan() {
+        f32::NEG_INFINITY
+    } else {
+        margin
+    }
+}
+
+/// The rows of a batch on the host, with their classes. A class below 0 becomes one that no model has.
+pub(crate) fn rows<const D: usize>(x: Tensor<D>, y: Tensor<1, Int>) -> Vec<(Vec<f32>, usize)> {
+    let row = x.dims()[1..].iter().product::<usize>().max(1);
+    let values: Vec<f32> = x.try_into_vec_as().expect("inputs that were computed");
+    let classes: Vec<i64> = y.try_into_vec_as().expect("labels");
+    let classes = classes
+        .into_iter()
+        .map(|class| usize::try_from(class).unwrap_or(usize::MAX));
+    let rows = values.chunks_exact(row).map(<[f32]>::to_vec);
+    rows.zip(classes).collect()
+}
+
+/// Fills with standard normal numbers by Box and Muller's transform.
+pub(crate) fn normal(rng: &mut Philox, values: &mut [f32]) {
+    for pair in values.chunks_mut(2) {
+        // 1 - u is in (0, 1], where the logarithm is finite.
+        let radius = (-2.0 * (1.0 - rng.random::<f32>()).ln()).sqrt();
+        let (sin, cos) = (std::f32::consts::TAU * rng.random::<f32>()).sin_cos();
+        pair[0] = radius * cos;
+        if let Some(second) = pair.get_mut(1) {
+            *second = radius * sin;
+        }
+    }
+}
+
+/// Fills with 1 and -1, each as likely.
+pub(crate) fn rademacher(rng: &mut Philox, values: &mut [f32]) {
+    for word in values.chunks_mut(32) {
+        let mut bits = rng.random::<u32>();
+        for value in word {
+            *value = if bits & 1 == 0 { 1.0 } else { -1.0 };
+            bits >>= 1;
+        }
+    }
+}
+
+/// `value` in the bounds; what is no number becomes the lower one.
+pub(crate) fn clip(value: f32, (low, high): (f32, f32)) -> f32 {
+    value.max(low).min(high)
+}
+
+/// Size of `a - b` in L∞ or L2.
+pub(crate) fn distance(norm: Norm, a: &[f32], b: &[f32]) -> f32 {
+    match norm {
+        Norm::Linf => { a.iter().zip(b) }.fold(0.0, |most, (a, b)| (a - b).abs().max(most)),
+        Norm::L2 => {
+            // Eight sums that the compiler can run at once.
+            let mut lanes = [0.0f32; 8];
+            for (a, b) in a.chunks(8).zip(b.chunks(8)) {
+                for (lane, (a, b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
+                    *lane += (a - b) * (a - b);
+                }
+            }
+            lanes.iter().sum::<f32>().sqrt()
+        }
+        Norm::L1 | Norm::L0 => unimplemented!("black-box search in {norm}"),
+    }
+}
+
+/// Scales to L2 length 1; what has no direction becomes 0.
+pub(crate) fn unit(values: &mut [f32]) {
+    let largest = values.iter().fold(0.0f32, |most, v| v.abs().max(most));
+    if !(largest > 0.0 && largest.is_finite()) {
+        return values.fill(0.0);
+    }
+    // Scaled by the largest value first: squares of small ones would underflow.
+    values.iter_mut().for_each(|value| *value /= largest);
+    let sum: f64 = values.iter().map(|v| f64::from(v * v)).sum();
+    let length = sum.sqrt() as f32;
+    values.iter_mut().for_each(|value| *value /= length);
+}
+
+/// Projection of `x` on the L∞ or L2 ball around `clean`, then on the box, which cannot lengthen the perturbation.
+pub(crate) fn project(threat: &ThreatModel, clean: &[f32], x: &mut [f32]) {
+    let eps = threat.eps.value();
+    match threat.norm {
+        Norm::Linf => {
+            for (x, clean) in x.iter_mut().zip(clean) {
+                *x = clip(clean + (*x - clean).clamp(-eps, eps), threat.bounds);
+            }
+        }
+        Norm::L2 => {
+            let length = distance(Norm::L2, x, clean);
+            let shrink = if length > eps { eps / length } else { 1.0 };
+            for (x, clean) in x.iter_mut().zip(clean) {
+                *x = clip(clean + (*x - clean) * shrink, threat.bounds);
+            }
+        }
+        norm @ (Norm::L1 | Norm::L0) => unimplemented!("black-box search in {norm}"),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use gauntlet_kernels::{NoiseKey, Stream};
+
+    use super::*;
+    use std::cell::Cell;
+
+    use crate::testing::{LinearImages, Stepped, values};
+    use crate::{Attack, AttackLoss, Eps, Init, Keep, Noise, Pgd, Start};
+
+    /// A model that must not be differentiated.
+    pub(crate) struct Sealed<M>(pub(crate) M);
+
+    impl<const D: usize, M: Classifier<D>> Classifier<D> for Sealed<M> {
+        fn logits(&self, x: Tensor<D>) -> Tensor<2> {
+            assert!(!x.device().is_autodiff(), "a gradient is asked for");
+            self.0.logits(x)
+        }
+
+        fn features(&self, x: Tensor<D>) -> Tensor<2> {
+            self.0.features(x)
+        }
+    }
+
+    /// A model that tells the class it predicts and nothing else; must not be differentiated either.
+    pub(crate) struct Decides<M>(pub(crate) M);
+
+    impl<const D: usize, M: Classifier<D>> Classifier<D> for Decides<M> {
+        fn logits(&self, x: Tensor<D>) -> Tensor<2> {
+            assert!(!x.device().is_autodiff(), "a gradient is asked for");
+            let logits = self.0.logits(x);
+            let [_, classes] = logits.dims();
+            logits
+                .argmax(1)
+                .squeeze_dim::<1>(1)
+                .one_hot::<2>(classes)
+                .float()
+        }
+
+        fn features(&self, x: Tensor<D>) -> Tensor<2> {
+            self.0.features(x)
+        }
+    }
+
+    /// A model whose scores are no numbers.
+    pub(crate) struct Broken;
+
+    impl<const D: usize> Classifier<D> for Broken {
+        fn logits(&self, x: Tensor<D>) -> Tensor<2> {
+            Tensor::full([x.dims()[0], 3], f32::NAN, &x.device())
+        }
+
+        fn features(&self, x: Tensor<D>) -> Tensor<2> {
+            Classifier::<D>::logits(self, x)
+        }
+    }
+
+    pub(crate) fn noise(samples: std::ops::Range<u32>) -> Noise {
+        Noise {
+            key: NoiseKey::new(17, Stream::EvalAttack),
+            samples: samples.collect(),
+        }
+    }
+
+    pub(crate) fn images(shape: [usize; 4], low: f32, high: f32) -> Tensor<4> {
+        let samples: Vec<u32> = (0..shape[0] as u32).collect();
+        let key = NoiseKey::new(23, Stream::Init);
+        key.uniform(&samples, shape, low, high, &Device::flex())
+    }
+
+    /// What the model says, as labels: every sample stands at first.
+    pub(crate) fn labels<const D: usize>(
+        model: &dyn Classifier<D>,
+        x: &Tensor<D>,
+    ) -> Tensor<1, Int> {
+        model.logits(x.clone()).argmax(1).squeeze_dim(1)
+    }
+
+    /// Whether each sample is what an attacker wants.
+    pub(crate) fn fallen<const D: usize>(
+        goal: Goal,
+        model: &dyn Classifier<D>,
+        x: Tensor<D>,
+        y: &Tensor<1, Int>,
+    ) -> Vec<bool> {
+        let reached = values(goal.reached(model.logits(x), y.clone()));
+        reached.into_iter().map(|reached| reached == 1.0).collect()
+    }
+
+    /// Distance of each image from the boundary of two linear classes: |margin| / |w0 - w1|, in L1 length for L∞ and in L2
+    /// length for L2.
+    pub(crate) fn distances(norm: Norm, model: &LinearImages, x: &Tensor<4>) -> Vec<f32> {
+        let weights = values(model.rows.clone());
+        let (first, second) = weights.split_at(weights.len() / 2);
+        let difference = first.iter().zip(second).map(|(a, b)| f64::from(a - b));
+        let length = match norm {
+            Norm::Linf => difference.map(f64::abs).sum::<f64>(),
+            _ => difference.map(|d| d * d).sum::<f64>().sqrt(),
+        };
+        let logits = values(model.logits(x.clone()));
+        let margins = logits.chunks(2).map(|two| f64::from(two[0] - two[1]).abs());
+        margins.map(|margin| (margin / length) as f32).collect()
+    }
+
+    /// Runs a search on the whole batch and on parts of it: the results must be the same to the bit.
+    pub(crate) fn parts_agree<const D: usize>(
+        x: &Tensor<D>,
+        y: &Tensor<1, Int>,
+        search: impl Fn(Tensor<D>, Tensor<1, Int>, &Noise) -> (Tensor<D>, Vec<usize>),
+    ) -> (Vec<f32>, Vec<usize>) {
+        let batch = x.dims()[0];
+        let run = |from: usize, to: usize| {
+            let part = (x.clone().slice([from..to]), y.clone().slice([from..to]));
+            let (found, queries) = search(part.0, part.1, &noise(from as u32..to as u32));
+            (values(found), queries)
+        };
+        let whole = run(0, batch);
+        assert_eq!(run(0, batch), whole, "the same name gives the same example");
+        let mut joined = (Vec::new(), Vec::new());
+        for (from, to) in [(0, 1), (1, batch / 2), (batch / 2, batch)] {
+            let part = run(from, to);
+            joined.0.extend(part.0);
+            joined.1.extend(part.1);
+        }
+        assert_eq!(joined, whole, "batch mates do not matter");
+        whole
+    }
+
+    /// A model that counts the rows it is asked about.
+    pub(crate) struct Counted<'a, const D: usize>(
+        pub(crate) &'a dyn Classifier<D>,
+        pub(crate) Cell<usize>,
+    );
+
+    impl<const D: usize> Classifier<D> for Counted<'_, D> {
+        fn logits(&self, x: Tensor<D>) -> Tensor<2> {
+            self.1.set(self.1.get() + x.dims()[0]);
+            self.0.logits(x)
+        }
+
+        fn features(&self, x: Tensor<D>) -> Tensor<2> {
+            self.0.features(x)
+        }
+    }
+
+    /// A search with scores: threat model, goal, candidates at once, model, batch, noise.
+    pub(crate) type Scores<'a> = &'a dyn Fn(
+        &ThreatModel,
+        Goal,
+        usize,
+        &dyn Classifier<4>,
+        Tensor<4>,
+        Tensor<1, Int>,
+        &Noise,
+    ) -> (Tensor<4>, Vec<usize>);
+
+    fn threat(norm: Norm, eps: f32) -> ThreatModel {
+        ThreatModel::new(norm, Eps::try_from(f64::from(eps)).unwrap())
+    }
+
+    /// What every score-based attack must do. `enough` is the multiple of the distance of the boundary at which every linear
+    /// model falls.
+    pub(crate) fn check_scores(norm: Norm, enough: f32, search: Scores) {
+        linear_models_fall_beyond_their_distance_and_never_before(norm, enough, search);
+        a_masked_gradient_does_not_help(norm, search);
+        nothing_is_done_where_nothing_is_to_do(norm, search);
+    }
+
+    fn linear_models_fall_beyond_their_distance_and_never_before(
+        norm: Norm,
+        enough: f32,
+        search: Scores,
+    ) {
+        for seed in 0..6 {
+            let shape = [1, 1 + seed as usize % 2 * 2, 6, 6];
+            let model = LinearImages::random(seed, 2, shape);
+            let x = images(shape, 0.35, 0.65);
+            let y = labels(&model, &x);
+            let other = y.clone().neg().add_scalar(1);
+            let distance = distances(norm, &model, &x)[0];
+            let model = Sealed(model);
+            for (factor, falls) in [(0.98, false), (enough, true)] {
+                let threat = threat(norm, factor * distance);
+                let noise = noise(seed..seed + 1);
+                let run = |goal, y| search(&threat, goal, 64, &model, x.clone(), y, &noise);
+                let (found, queries) = run(Goal::Untargeted, y.clone());
+                assert_eq!(threat.verify(&x, &found), Ok(()));
+                let what = format!("{norm}, model {seed} at {factor}: {queries:?}");
+                assert_eq!(
+                    fallen(Goal::Untargeted, &model, found.clone(), &y),
+                    [falls],
+                    "{what}"
+                );
+                // To flee one of two classes is to seek the other.
+                let (same, _) = run(Goal::Targeted, other.clone());
+                assert_eq!(values(same), values(found), "{what}");
+            }
+        }
+    }
+
+    /// A network whose gradient is zero everywhere: PGD stays where it is.
+    fn a_masked_gradient_does_not_help(norm: Norm, search: Scores) {
+        let shape = [8, 3, 6, 6];
+        let x = images(shape, 0.1, 0.9);
+        let model = Stepped::random(2, 4, shape);
+        let y = labels(&model, &x);
+        let threat = threat(norm, if norm == Norm::Linf { 0.15 } else { 1.5 });
+        let pgd = Pgd {
+            threat: threat.clone(),
+            loss: AttackLoss::Margin,
+            steps: 20,
+            step_size: threat.eps.value() / 4.0,
+            restarts: 1,
+            init: Init::Clean,
+            keep: Keep::Best,
+        };
+        let unmoved = pgd.perturb(&model, x.clone(), y.clone(), &noise(0..8));
+        assert_eq!(values(unmoved), values(x.clone()));
+        let model = Sealed(model);
+        let (found, queries) = parts_agree(&x, &y, |x, y, noise| {
+            search(&threat, Goal::Untargeted, 16, &model, x, y, noise)
+        });
+        let found = Tensor::from_data(TensorData::new(found, shape), &x.device());
+        assert_eq!(threat.verify(&x, &found), Ok(()));
+        let stands = fallen(Goal::Untargeted, &model, found, &y);
+        assert!(stands.iter().all(|&fallen| fallen), "{norm}: {queries:?}");
+        // Every row is a query, but for one look at each clean input.
+        let counted = Counted(&model, Cell::new(0));
+        let one = x.clone().slice([0..2]);
+        let (_, queries) = search(
+            &threat,
+            Goal::Untargeted,
+            1,
+            &counted,
+            one,
+            y.clone().slice([0..2]),
+            &noise(0..2),
+        );
+        assert_eq!(counted.1.get(), 2 + queries.iter().sum::<usize>());
+        // A class that is no neighbour: the second best of each sample is sought.
+        let second = without_best(&model, &x, &y);
+        let wide = self::threat(norm, 2.0 * threat.eps.value());
+        let (found, queries) = search(
+            &wide,
+            Goal::Targeted,
+            16,
+            &model,
+            x.clone(),
+            second.clone(),
+            &noise(0..8),
+        );
+        assert_eq!(wide.verify(&x, &found), Ok(()));
+        let reached = fallen(Goal::Targeted, &model, found, &second);
+        assert!(
+            reached.iter().all(|&reached| reached),
+            "{norm}: {queries:?}"
+        );
+    }
+
+    /// The second best class of each sample.
+    fn without_best(
+        model: &dyn Classifier<4>,
+        x: &Tensor<4>,
+        y: &Tensor<1, Int>,
+    ) -> Tensor<1, Int> {
+        crate::gradient::without_true(model.logits(x.clone()), y.clone())
+            .argmax(1)
+            .squeeze_dim(1)
+    }
+
+    fn nothing_is_done_where_nothing_is_to_do(norm: Norm, search: Scores) {
+        let shape = [4, 1, 4, 4];
+        let x = images(shape, 0.0, 1.0);
+        let model = LinearImages::random(3, 3, shape);
+        let right = labels(&model, &x);
+        let wrong = right.add_scalar(1).remainder_scalar(3);
+        let threat = threat(norm, 0.1);
+        let run = |model: &dyn Classifier<4>, x: &Tensor<4>, y: Tensor<1, Int>| {
+            let batch = x.dims()[0] as u32;
+            search(
+                &threat,
+                Goal::Untargeted,
+                8,
+                model,
+                x.clone(),
+                y,
+                &noise(0..batch),
+            )
+        };
+        let (found, queries) = run(&model, &x, wrong.clone());
+        assert_eq!((values(found), queries), (values(x.clone()), vec![0; 4]));
+        // Scores that are no numbers, and classes that do not exist, win nothing.
+        for (model, y) in [
+            (&Broken as &dyn Classifier<4>, wrong.clone()),
+            (&model, wrong.clone().full_like(9)),
+            (&model, wrong.full_like(-1)),
+        ] {
+            let (found, _) = run(model, &x, y);
+            assert_eq!(values(found), values(x.clone()));
+        }
+        let none = Tensor::<4>::zeros([0, 1, 4, 4], &x.device());
+        let y = Tensor::<1, Int>::zeros([0], &x.device());
+        let (found, queries) = run(&model, &none, y);
+        assert_eq!((found.dims(), queries), (none.dims(), vec![]));
+    }
+
+    /// A search with decisions: goal, start, queries, candidates at once, model, batch, noise.
+    pub(crate) type Decisions<'a> = &'a dyn Fn(
+        Goal,
+        &Start,
+        usize,
+        usize,
+        &dyn Classifier<4>,
+        Tensor<4>,
+        Tensor<1, Int>,
+        &Noise,
+    ) -> (Tensor<4>, Vec<usize>);
+
+    /// What every decision-based attack must do. Linear models are beaten at 1.25 times the distance of the boundary with
+    /// `budget` queries.
+    pub(crate) fn check_decisions(norm: Norm, budget: usize, search: Decisions) {
+        the_boundary_of_linear_models_is_reached(norm, budget, search);
+        decisions_of_a_masked_model_suffice(norm, search);
+        a_target_is_reached_from_a_given_start(search);
+        no_start_is_no_example(search);
+    }
+
+    fn the_boundary_of_linear_models_is_reached(norm: Norm, budget: usize, search: Decisions) {
+        for seed in 0..4 {
+            let shape = [4, 1 + seed as usize % 2 * 2, 4, 4];
+            let model = LinearImages::random(seed, 2, shape);
+            let x = images(shape, 0.3, 0.7);
+            let y = labels(&model, &x);
+            let nearest = distances(norm, &model, &x);
+            let start = Start::default();
+            let run = |model: &dyn Classifier<4>| {
+                let (x, y) = (x.clone(), y.clone());
+                search(
+                    Goal::Untargeted,
+                    &start,
+                    budget,
+                    64,
+                    model,
+                    x,
+                    y,
+                    &noise(0..4),
+                )
+            };
+            let (found, queries) = run(&model);
+            let reached = fallen(Goal::Untargeted, &model, found.clone(), &y);
+            assert!(reached.iter().all(|&reached| reached));
+            let sizes = values(norm.lengths(found.clone() - x.clone()));
+            for (size, nearest) in sizes.iter().zip(nearest) {
+                let ratio = size / nearest;
+                println!("{norm}, model {seed}: {ratio}");
+                assert!(
+                    (0.999..1.25).contains(&ratio),
+                    "{norm}, model {seed}: {ratio}"
+                );
+            }
+            assert!(queries.iter().all(|&asked| asked <= budget), "{queries:?}");
+            // What the scores are makes no difference.
+            let (same, counts) = run(&Decides(model));
+            assert_eq!((values(same), counts), (values(found), queries));
+        }
+    }
+
+    fn decisions_of_a_masked_model_suffice(norm: Norm, search: Decisions) {
+        let shape = [6, 3, 5, 5];
+        let x = images(shape, 0.1, 0.9);
+        let model = Decides(Stepped::random(2, 4, shape));
+        let y = labels(&model, &x);
+        let start = Start::default();
+        let (found, queries) = parts_agree(&x, &y, |x, y, noise| {
+            search(Goal::Untargeted, &start, 600, 16, &model, x, y, noise)
+        });
+        let found = Tensor::<4>::from_data(TensorData::new(found, shape), &x.device());
+        let bounds: ThreatModel = "linf:1".parse().unwrap();
+        assert_eq!(bounds.verify(&x, &found), Ok(()));
+        let stands = fallen(Goal::Untargeted, &model, found.clone(), &y);
+        assert!(stands.iter().all(|&fallen| fallen), "{queries:?}");
+        // The start alone is noise.
+        let (first, _) = search(
+            Goal::Untargeted,
+            &start,
+            1,
+            16,
+            &model,
+            x.clone(),
+            y.clone(),
+            &noise(0..6),
+        );
+        let away = |found: Tensor<4>| values(norm.lengths(found - x.clone()));
+        let started = fallen(Goal::Untargeted, &model, first.clone(), &y);
+        assert!(started.iter().any(|&fallen| fallen));
+        for ((near, far), started) in away(found).into_iter().zip(away(first)).zip(started) {
+            assert!(near > 0.0 && (!started || near < 0.5 * far), "{near} {far}");
+        }
+        // Every row is a query, but for one look at each clean input.
+        let counted = Counted(&model, Cell::new(0));
+        let (two, y) = (x.clone().slice([0..2]), y.slice([0..2]));
+        let (_, queries) = search(
+            Goal::Untargeted,
+            &start,
+            150,
+            1,
+            &counted,
+            two,
+            y,
+            &noise(0..2),
+        );
+        assert_eq!(counted.1.get(), 2 + queries.iter().sum::<usize>());
+        assert_eq!(queries, [150; 2]);
+    }
+
+    fn a_target_is_reached_from_a_given_start(search: Decisions) {
+        let shape = [12, 1, 4, 4];
+        let x = images(shape, 0.2, 0.8);
+        let model = LinearImages::random(7, 3, shape);
+        let classes = labels(&model, &x);
+        let targets = classes.clone().add_scalar(1).remainder_scalar(3);
+        let model = Decides(model);
+        let inputs = x.clone().flatten::<2>(1, 3);
+        let start = |inputs| Start { inputs, draws: 0 };
+        let run = |start: &Start| {
+            let (x, y) = (x.clone(), targets.clone());
+            search(Goal::Targeted, start, 400, 64, &model, x, y, &noise(0..12))
+        };
+        let (found, queries) = run(&start(Some(inputs.clone())));
+        let reached = fallen(Goal::Targeted, &model, found.clone(), &targets);
+        assert!(reached.iter().all(|&reached| reached), "{queries:?}");
+        // Nearer than the nearest input of that class, which is where it started.
+        let sizes = values(Norm::L2.lengths(found - x.clone()));
+        let (rows, classes) = (rows(x.clone(), targets.clone()), values(classes.float()));
+        for ((row, target), size) in rows.iter().zip(sizes) {
+            let others = rows
+                .iter()
+                .zip(&classes)
+                .filter(|(_, class)| **class == *target as f32);
+            let away = others.map(|((other, _), _)| distance(Norm::L2, row, other));
+            assert!(size < away.fold(f32::INFINITY, f32::min));
+        }
+        // Inputs of another shape are none.
+        for inputs in [
+            None,
+            Some(inputs.clone().slice([0..12, 0..5])),
+            Some(inputs.slice([0..0])),
+        ] {
+            let (found, queries) = run(&start(inputs));
+            assert_eq!((values(found), queries), (values(x.clone()), vec![0; 12]));
+        }
+    }
+
+    fn no_start_is_no_example(search: Decisions) {
+        let x = images([3, 1, 4, 4], 0.0, 1.0);
+        let y = Tensor::<1, Int>::from_ints([0, 1, 2], &x.device());
+        let start = Start {
+            inputs: Some(x.clone().flatten(1, 3)),
+            draws: 40,
+        };
+        let run = |model: &dyn Classifier<4>, queries, y: &Tensor<1, Int>| {
+            let (x, y) = (x.clone(), y.clone());
+            let noise = noise(0..3);
+            search(Goal::Untargeted, &start, queries, 8, model, x, y, &noise)
+        };
+        let model = LinearImages::random(3, 3, [3, 1, 4, 4]);
+        let nowhere = y.full_like(-1);
+        for (model, y) in [(&Broken as &dyn Classifier<4>, &y), (&model, &nowhere)] {
+            let (found, queries) = run(model, 1000, y);
+            assert_eq!((values(found), queries), (values(x.clone()), vec![43; 3]));
+            let (found, queries) = run(model, 10, y);
+            assert_eq!((values(found), queries), (values(x.clone()), vec![10; 3]));
+        }
+        // What is adversarial as it is stays as it is.
+        let wrong = labels(&model, &x).add_scalar(1).remainder_scalar(3);
+        let (found, queries) = run(&model, 1000, &wrong);
+        assert_eq!((values(found), queries), (values(x.clone()), vec![0; 3]));
+        let none = Tensor::<4>::zeros([0, 1, 4, 4], &x.device());
+        let y = Tensor::<1, Int>::zeros([0], &x.device());
+        let goal = Goal::Untargeted;
+        let (found, _) = search(goal, &start, 10, 8, &model, none.clone(), y, &noise(0..0));
+        assert_eq!(found.dims(), none.dims());
+    }
+
+    #[test]
+    fn margins_are_those_of_the_goal_and_no_number_wins_nothing() {
+        for (goal, sign) in [(Goal::Untargeted, 1.0), (Goal::Targeted, -1.0)] {
+            assert_eq!(margin(goal, &[2.0, 5.0, 3.0], 0), sign * 3.0);
+            let nothing = [[f32::NAN, 1.0], [1.0, f32::NAN], [f32::INFINITY; 2]];
+            for logits in nothing {
+                assert_eq!(margin(goal, &logits, 0), f32::NEG_INFINITY);
+            }
+            assert_eq!(margin(goal, &[1.0, 2.0], usize::MAX), f32::NEG_INFINITY);
+        }
+    }
+
+    /// Rows come back in order, whatever they travel in.
+    #[test]
+    fn answers_do_not_depend_on_how_many_are_asked_at_once() {
+        let shape = [7, 1, 3, 3];
+        let x = images(shape, 0.0, 1.0);
+        let model = LinearImages::random(4, 3, shape);
+        let y = Tensor::<1, Int>::from_ints([0, 1, 2, 0, 1, 2, 0], &x.device());
+        let expected = values(Goal::Untargeted.loss(
+            crate::AttackLoss::Margin,
+            model.logits(x.clone()),
+            y.clone(),
+        ));
+        let rows = rows(x.clone(), y);
+        for most in [0, 1, 2, 3, 7, 100] {
+            let oracle = Oracle::new(&model, &x, Goal::Untargeted, most);
+            assert_eq!(oracle.row(), 9);
+            let margins = oracle.margins(rows.iter().map(|(row, class)| (&row[..], *class)));
+            assert_eq!(margins, expected, "{most} at once");
+        }
+    }
+
+    #[test]
+    fn draws_have_the_moments_of_their_distributions() {
+        let mut rng = noise(0..1).key.rng(0);
+        let mut values = vec![0.0; 100_001];
+        let mut moments = |draw: fn(&mut Philox, &mut [f32])| {
+            draw(&mut rng, &mut values);
+            let mean = |power: i32| values.iter().map(|v| v.powi(power)).sum::<f32>() / 1e5;
+            [mean(1), mean(2), mean(4)]
+        };
+        for (found, fourth) in [(moments(normal), 3.0), (moments(rademacher), 1.0)] {
+            assert!(
+                found[0].abs() < 0.016 && (found[1] - 1.0).abs() < 0.025,
+                "{found:?}"
+            );
+            assert!((found[2] - fourth).abs() < 0.2, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn units_and_projections() {
+        let mut tiny = [3e-30, -4e-30];
+        unit(&mut tiny);
+        assert!((tiny[0] - 0.6).abs() < 1e-6 && (tiny[1] + 0.8).abs() < 1e-6);
+        for none in [[0.0, 0.0], [f32::INFINITY, 1.0]] {
+            let mut values = none;
+            unit(&mut values);
+            assert_eq!(values, [0.0, 0.0]);
+        }
+        let mut x = [0.9, 0.9];
+        project(&"l2:0.5".parse().unwrap(), &[0.6, 0.5], &mut x);
+        assert!((x[0] - 0.9).abs() < 1e-6 && (x[1] - 0.9).abs() < 1e-6);
+        project(&"l2:0.25".parse().unwrap(), &[0.6, 0.5], &mut x);
+        assert!((x[0] - 0.75).abs() < 1e-6 && (x[1] - 0.7).abs() < 1e-6);
+        project(&"linf:0.1".parse().unwrap(), &[0.6, 0.95], &mut x);
+        assert!((x[0] - 0.7).abs() < 1e-6 && (x[1] - 0.85).abs() < 1e-6);
+        assert_eq!(distance(Norm::Linf, &[0.0; 9], &[0.25; 9]), 0.25);
+        assert_eq!(distance(Norm::L2, &[0.0; 9], &[0.25; 9]), 0.75);
+    }
+}
