@@ -14,8 +14,9 @@ pub struct Noise {
 /// Turns a batch into adversarial examples.
 ///
 /// `model` must be untracked and in eval mode (`Module::valid`), so that no weight gradient is computed and no
-/// BatchNorm statistic moves; `x` is a plain tensor, and so is the result.
-pub trait Attack<const D: usize> {
+/// BatchNorm statistic moves; `x` is a plain tensor, and so is the result. Attacks are values without state: several threads may
+/// use one.
+pub trait Attack<const D: usize>: Send + Sync {
     /// `x: [batch, ..]` in bounds, `y: [batch]` true classes. The result is within the threat model.
     fn perturb(
         &self,

@@ -5,7 +5,7 @@ use gauntlet_models::Classifier;
 use crate::{Attack, Goal, Noise, Norm, ThreatModel};
 
 /// An attack that looks for the *nearest* adversarial example of each sample, whatever its distance.
-pub trait MinimumNorm<const D: usize> {
+pub trait MinimumNorm<const D: usize>: Send + Sync {
     /// The nearest adversarial example found, in bounds. The clean input where none was found, and where it is one itself: the
     /// model tells the two apart.
     ///

@@ -1,12 +1,17 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use gauntlet_attacks::Norm;
+use gauntlet_attacks::evaluate::predictions;
+use gauntlet_attacks::{Budget, Norm};
+use gauntlet_data::corruptions::{Corruption, Severity};
+use gauntlet_kernels::{NoiseKey, Stream};
 use serde_json::{Value, json};
 
 use crate::kept::Kept;
 use crate::replay::Replay;
-use crate::{AuditError, Finding, Member, Signs, Standing, Subject, Suite, Threat};
+use crate::{
+    AuditError, CorruptionResult, Finding, Member, Signs, Standing, Subject, Suite, Threat,
+};
 
 /// An audit: suites of attacks on one model, what they found kept in a folder while they run, and a look for signs that it
 /// is not what it seems.
@@ -15,6 +20,8 @@ pub struct Auditor<'a> {
     pub subject: Subject<'a>,
     /// Suites, a budget each.
     pub suites: Vec<Suite>,
+    /// Common corruptions to try.
+    pub corruptions: Vec<(Corruption, Severity)>,
     /// Whether to look for [`Signs`] after each suite.
     pub diagnose: bool,
     /// What the model is, as far as it decides the result: hashes of weights, version, device.
@@ -42,6 +49,13 @@ pub enum Stage {
         /// The budget.
         threat: String,
     },
+    /// Corruptions are tried.
+    Corruptions {
+        /// How many have been.
+        done: usize,
+        /// How many there are.
+        total: usize,
+    },
 }
 
 /// What one suite found.
@@ -65,17 +79,18 @@ impl Auditor<'_> {
     /// Runs the suites, from where an earlier run of the same audit was stopped. `watch` is told of each step, and `false`
     /// from it stops with `Ok(None)`.
     ///
-    /// Suites of the same norm run from the smallest budget to the largest, each from the examples of those before it; results
+    /// Suites of the same kind run from the smallest budget to the largest, each from the examples of those before it; results
     /// come in the order of [`Auditor::suites`].
     ///
     /// # Errors
     /// An example outside its budget; a file that cannot be written.
     pub fn run(
-        mut self,
+        &mut self,
         watch: &mut dyn FnMut(Stage) -> bool,
     ) -> Result<Option<Vec<Found>>, AuditError> {
         let mut order: Vec<usize> = (0..self.suites.len()).collect();
-        order.sort_by(|&a, &b| self.suites[a].size().total_cmp(&self.suites[b].size()));
+        let size = |place: usize| self.suites[place].budget.limit().unwrap_or_default();
+        order.sort_by(|&a, &b| size(a).total_cmp(&size(b)));
         let mut found: Vec<Option<Found>> = self.suites.iter().map(|_| None).collect();
         for place in order {
             let known = self.known(place, &found);
@@ -87,6 +102,7 @@ impl Auditor<'_> {
                         steps: 0,
                         restarts: 1,
                         white_box: true,
+                        detail: Value::Null,
                     },
                 );
             }
@@ -98,7 +114,40 @@ impl Auditor<'_> {
         Ok(Some(found.into_iter().flatten().collect()))
     }
 
-    /// Examples of suites of the same norm with a smaller budget.
+    /// Accuracy under each of the corruptions, in their order; `watch` as in [`Auditor::run`].
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn run_corruptions(
+        &self,
+        watch: &mut dyn FnMut(Stage) -> bool,
+    ) -> Result<Option<Vec<CorruptionResult>>, AuditError> {
+        let (subject, data) = (&self.subject, self.subject.data);
+        let positions: Vec<usize> = (0..data.len()).collect();
+        let key = NoiseKey::new(subject.seed, Stream::Corruption);
+        let total = self.corruptions.len();
+        let mut results = Vec::with_capacity(total);
+        for (done, &(family, severity)) in self.corruptions.iter().enumerate() {
+            if !watch(Stage::Corruptions { done, total }) {
+                return Ok(None);
+            }
+            let mut right = 0;
+            for part in positions.chunks(subject.batch_size.max(1)) {
+                let (x, _) = data.corrupted_batch(part, family, severity, key, subject.device);
+                let said = predictions(subject.model.logits(x));
+                let labels = part.iter().map(|&i| data.labels[data.ids[i] as usize]);
+                right += said.into_iter().zip(labels).filter(|(a, b)| a == b).count();
+            }
+            results.push(CorruptionResult {
+                family: family.name().to_owned(),
+                severity: severity.number(),
+                accuracy: right as f64 / data.len().max(1) as f64,
+            });
+        }
+        Ok(Some(results))
+    }
+
+    /// Examples of suites whose budget lies within that of the suite at `place`.
     fn known(&self, place: usize, found: &[Option<Found>]) -> Option<Replay> {
         let budget = &self.suites[place].budget;
         let mut replay = Replay {
@@ -108,7 +157,7 @@ impl Auditor<'_> {
         let mut from = Vec::new();
         for (suite, found) in self.suites.iter().zip(found) {
             let Some(found) = found else { continue };
-            if suite.budget.norm == budget.norm && suite.budget != *budget {
+            if within(&suite.budget, budget) {
                 from.push(suite.budget.to_string());
                 for (&sample, example) in &found.examples {
                     let id = self.subject.data.ids[sample];
@@ -150,18 +199,19 @@ impl Auditor<'_> {
         if !done {
             return Ok(None);
         }
-        if self.diagnose && kept.signs.is_none() && suite.budget.norm != Norm::L0 {
+        let ball = suite.norm().filter(|threat| threat.norm != Norm::L0);
+        if let (Some(ball), true) = (ball, self.diagnose && kept.signs.is_none()) {
             if !watch(Stage::Signs {
                 threat: threat.clone(),
             }) {
                 return Ok(None);
             }
-            let signs = Signs::measure(subject, &suite.budget, suite, &kept.standing);
+            let signs = Signs::measure(subject, ball, suite, &kept.standing);
             kept.keep_signs(signs)?;
         }
-        let findings = match &kept.signs {
-            Some(signs) => signs.findings(&suite.budget),
-            None => Vec::new(),
+        let findings = match (&kept.signs, ball) {
+            (Some(signs), Some(ball)) => signs.findings(ball),
+            _ => Vec::new(),
         };
         let names = suite.members.iter().map(|member| member.attack.name());
         Ok(Some(Found {
@@ -179,14 +229,26 @@ impl Auditor<'_> {
         let attacks: Vec<_> = suite
             .members
             .iter()
-            .map(|member| member.attack.name())
+            .map(|member| (member.attack.name(), &member.detail))
             .collect();
         json!({
             "model": self.identity,
             "data": { "sha256": self.subject.data.sha256, "samples": self.subject.data.len() },
             "budget": suite.budget.to_string(),
             "attacks": attacks,
+            "eot": suite.eot,
             "seed": self.subject.seed,
         })
+    }
+}
+
+/// Whether what is legal within `small` is legal within `large`, and they are not the same.
+fn within(small: &Budget, large: &Budget) -> bool {
+    match (small, large) {
+        (Budget::Norm(a), Budget::Norm(b)) => {
+            a.norm == b.norm && a.eps.value() < b.eps.value() && a.bounds == b.bounds
+        }
+        (Budget::Patch(a), Budget::Patch(b)) => a.side < b.side && a.bounds == b.bounds,
+        _ => false,
     }
 }

@@ -6,7 +6,7 @@
 
 use burn::tensor::{Int, Tensor};
 use gauntlet_attacks::{
-    Apgd, ApgdLoss, Attack, AttackLoss, Eps, Fgsm, Init, Keep, Noise, Norm, Pgd, ThreatModel,
+    Apgd, ApgdLoss, Attack, AttackLoss, Eps, Fgsm, Init, Noise, Norm, Pgd, ThreatModel,
     input_gradient,
 };
 use gauntlet_kernels::perturb::{choose, linf_norms};
@@ -96,18 +96,10 @@ impl Signs {
         let (gradient, zero) = look.gradient();
         signs.zero_gradients = zero;
         signs.random_wins = look.random_wins(threat, gradient);
-        signs.fgsm = look.stands(&Fgsm {
-            threat: threat.clone(),
-        });
-        let steps = 50;
+        signs.fgsm = look.stands(&Fgsm::new(threat.clone()));
         signs.pgd = look.stands(&Pgd {
-            threat: threat.clone(),
-            loss: AttackLoss::CrossEntropy,
-            steps,
-            step_size: 2.5 * threat.eps.value() / steps as f32,
-            restarts: 1,
             init: Init::Clean,
-            keep: Keep::Best,
+            ..Pgd::new(threat.clone(), 50)
         });
         let values = data.shape.iter().product::<usize>() as f64;
         let whole = match threat.norm {
@@ -261,10 +253,9 @@ fn black_box(suite: &Suite, standing: &Standing, subject: &Subject<'_>) -> (usiz
 
 fn apgd(threat: &ThreatModel, steps: usize, restarts: usize) -> Apgd {
     Apgd {
-        threat: threat.clone(),
-        loss: ApgdLoss::CrossEntropy,
         steps,
         restarts,
+        ..Apgd::new(threat.clone(), ApgdLoss::CrossEntropy)
     }
 }
 

@@ -6,11 +6,14 @@ use std::time::Instant;
 
 use burn::tensor::{Device, Tensor, activation::softmax};
 use gauntlet_attacks::evaluate::predictions;
-use gauntlet_attacks::{Apgd, ApgdLoss, Attack, Fab, Noise, Square, ThreatModel};
+use gauntlet_attacks::{
+    Apgd, ApgdLoss, Attack, Budget, Fab, Noise, Square, ThreatModel, Violation,
+};
 use gauntlet_data::Dataset;
 use gauntlet_kernels::{NoiseKey, Stream};
 use gauntlet_models::Classifier;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{AttackResult, AuditError, Class, Confidence, Threat, wilson};
 
@@ -18,21 +21,26 @@ use crate::{AttackResult, AuditError, Class, Confidence, Threat, wilson};
 /// counts as robust if it withstands all of them.
 pub struct Suite {
     /// What the attacker may do.
-    pub budget: ThreatModel,
+    pub budget: Budget,
     /// The attacks, in order.
     pub members: Vec<Member>,
+    /// Evaluations that are averaged in each look an attack takes at the model, at least 1 ([`Eot`]). What counts is one answer
+    /// of the model itself.
+    pub eot: usize,
 }
 
 /// An attack of a suite, and the effort that reports state.
 pub struct Member {
     /// The attack; its results are verified against the suite's budget.
-    pub attack: Box<dyn Attack<4> + Send + Sync>,
+    pub attack: Box<dyn Attack<4>>,
     /// Gradient steps or queries of a run.
     pub steps: usize,
     /// Independent runs.
     pub restarts: usize,
     /// Whether it uses gradients of the model.
     pub white_box: bool,
+    /// All that decides what it does, as far as [`Suite::budget`] does not.
+    pub detail: Value,
 }
 
 /// What a suite is run on, and how.
@@ -84,59 +92,12 @@ pub struct Standing {
 }
 
 impl Suite {
-    /// The standard version of AutoAttack (Croce & Hein 2020, "Reliable evaluation of adversarial robustness with an
-    /// ensemble of diverse parameter-free attacks"), with its budgets: APGD on cross-entropy and on the targeted difference
-    /// of logits ratio, 100 steps each; FAB on targets, 100 steps; Square, 5000 queries. Targets are the nine classes with the
-    /// highest logits. With fewer than four classes the ratio is not defined, and the second attack is left out.
-    pub fn standard(threat: &ThreatModel, classes: usize) -> Self {
-        let mut suite = Self::apgd(threat, classes, 100, 9);
-        suite.members.push(Member {
-            attack: Box::new(Fab::targeted(threat.clone())),
-            steps: 100,
-            restarts: 1,
-            white_box: true,
-        });
-        suite.members.push(Member {
-            attack: Box::new(Square::standard(threat.clone())),
-            steps: 5000,
-            restarts: 1,
-            white_box: false,
-        });
-        suite
-    }
-
-    /// For a first look, at a twentieth of the cost: the two APGD attacks of [`Suite::standard`] with 50 steps, the second on
-    /// three targets.
-    pub fn quick(threat: &ThreatModel, classes: usize) -> Self {
-        Self::apgd(threat, classes, 50, 3)
-    }
-
-    fn apgd(threat: &ThreatModel, classes: usize, steps: usize, targets: usize) -> Self {
-        let apgd = |loss| Member {
-            attack: Box::new(Apgd {
-                threat: threat.clone(),
-                loss,
-                steps,
-                restarts: 1,
-            }),
-            steps,
-            restarts: 1,
-            white_box: true,
-        };
-        let mut members = vec![apgd(ApgdLoss::CrossEntropy)];
-        if classes >= 4 {
-            let targets = targets.min(classes - 1);
-            members.push(apgd(ApgdLoss::TargetedDlr { targets }));
+    /// The ball that is the budget, if it is one.
+    pub(crate) fn norm(&self) -> Option<&ThreatModel> {
+        match &self.budget {
+            Budget::Norm(threat) => Some(threat),
+            _ => None,
         }
-        Self {
-            budget: threat.clone(),
-            members,
-        }
-    }
-
-    /// How large the budget is, to compare suites of the same norm.
-    pub(crate) fn size(&self) -> f32 {
-        self.budget.eps.value()
     }
 
     /// Attacks the samples, from where `standing` is. After each batch `keep` is given the new state and the examples found in
@@ -231,12 +192,15 @@ impl Suite {
             key: NoiseKey::new(subject.seed, Stream::EvalAttack).at(0, place as u32),
             samples: ids.clone(),
         };
-        let adversarial = attack.perturb(subject.model, x.clone(), y, &noise);
+        let adversarial = match self.eot {
+            0 | 1 => attack.perturb(subject.model, x.clone(), y, &noise),
+            draws => attack.perturb(&Eot::new(subject.model, draws), x.clone(), y, &noise),
+        };
         self.budget
             .verify(&x, &adversarial)
             .map_err(|violation| AuditError::Violation {
                 attack: attack.name(),
-                violation: gauntlet_attacks::Violation {
+                violation: Violation {
                     sample: ids[violation.sample] as usize,
                     ..violation
                 },
@@ -249,7 +213,7 @@ impl Suite {
         if wrong.is_empty() {
             return Ok(Vec::new());
         }
-        let sizes = self.budget.sizes(adversarial.clone() - x);
+        let sizes = self.budget.sizes(&x, &adversarial);
         let sure = confidence(logits);
         let length = subject.data.shape.iter().product::<usize>();
         let pixels: Vec<f32> = adversarial
@@ -260,7 +224,7 @@ impl Suite {
                 sample: part[row],
                 pixels: pixels[row * length..(row + 1) * length].to_vec(),
             },
-            distance: Some(sizes[row]),
+            distance: sizes.as_ref().map(|sizes| sizes[row]),
             said: said[row],
             confidence: sure[row],
         };
@@ -298,23 +262,8 @@ impl Suite {
             robust_accuracy: share(robust),
             robust_interval: wilson(robust, data.len()),
             attacks: attacks.collect(),
-            norm: Some(self.threat.norm.to_string()),
-            eps: Some(f64::from(self.threat.eps.value())),
-            per_class: Vec::new(),
-            confusion: Vec::new(),
-            confidence: None,
-            norm: Some(self.threat.norm.to_string()),
-            eps: Some(f64::from(self.threat.eps.value())),
-            per_class: Vec::new(),
-            confusion: Vec::new(),
-            confidence: None,
-            norm: Some(self.threat.norm.to_string()),
-            eps: Some(f64::from(self.threat.eps.value())),
-            per_class: Vec::new(),
-            confusion: Vec::new(),
-            confidence: None,
-            norm: Some(self.budget.norm.to_string()),
-            eps: Some(f64::from(self.budget.eps.value())),
+            norm: self.norm().map(|threat| threat.norm.to_string()),
+            eps: self.norm().map(|threat| f64::from(threat.eps.value())),
             per_class: standing.by_class(data),
             confusion: standing.confusion(data),
             confidence: Some(standing.histograms(data)),
@@ -487,6 +436,7 @@ mod tests {
     use gauntlet_models::{ModelConfig, Network};
 
     use super::*;
+    use crate::{AuditPlan, Setting, SuiteName};
 
     fn setting() -> (Network, Dataset, Suite) {
         let config: DataConfig = serde_json::from_str(r#"{"source":"digits"}"#).unwrap();
@@ -494,7 +444,12 @@ mod tests {
         let config: ModelConfig = serde_json::from_str(r#"{"arch":"mlp","width":16}"#).unwrap();
         let model = config.init([1, 8, 8], 10, 0, &Device::flex()).unwrap();
         let threat: ThreatModel = "linf:0.02".parse().unwrap();
-        let suite = Suite::standard(&threat, 10);
+        let plan = AuditPlan::of(SuiteName::Standard, vec![threat.into()]);
+        let setting = Setting {
+            classes: 10,
+            load: &|_| Err("there is none".to_owned()),
+        };
+        let suite = plan.suites(&setting).unwrap().remove(0);
         (model, data, suite)
     }
 
