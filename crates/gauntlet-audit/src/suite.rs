@@ -75,10 +75,8 @@ impl Suite {
     fn apgd(threat: &ThreatModel, classes: usize, steps: usize, targets: usize) -> Self {
         let apgd = |loss| Member {
             attack: Box::new(Apgd {
-                threat: threat.clone(),
-                loss,
                 steps,
-                restarts: 1,
+                ..Apgd::new(threat.clone(), loss)
             }),
             steps,
             restarts: 1,
