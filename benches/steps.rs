@@ -5,7 +5,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor};
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use gauntlet_attacks::{Attack, AttackLoss, Init, Keep, Noise, Pgd, input_gradient};
+use gauntlet_attacks::{Attack, AttackLoss, Keep, Noise, Pgd, input_gradient};
 use gauntlet_kernels::{NoiseKey, Stream};
 use gauntlet_models::{Classifier, ModelConfig, Network};
 use gauntlet_train::{Optimizer, OptimizerConfig, cross_entropy};
@@ -63,13 +63,9 @@ impl Case {
 
     fn attack(steps: usize) -> Pgd {
         Pgd {
-            threat: "linf:0.1".parse().unwrap(),
-            loss: AttackLoss::CrossEntropy,
-            steps,
             step_size: 0.025,
-            restarts: 1,
-            init: Init::Uniform,
             keep: Keep::Last,
+            ..Pgd::new("linf:0.1".parse().unwrap(), steps)
         }
     }
 

@@ -1,36 +1,49 @@
 use burn::tensor::{Int, Tensor};
 use gauntlet_kernels::perturb::{
-    choose, linf_norms, per_sample, project_l2, project_linf, unit_l2,
+    choose, l1_sparse_step, linf_norms, per_sample, project_l1, project_l2, project_linf, unit_l2,
 };
 use gauntlet_models::Classifier;
 
+use crate::apgd_pace::Pace;
+use crate::fgsm::no_gradient_step;
 use crate::gradient::{input_gradient_of, without_true};
-use crate::{Attack, AttackLoss, Noise, Norm, ThreatModel};
+use crate::{Attack, AttackLoss, Goal, Noise, Norm, ThreatModel};
 
 /// What [`Apgd`] ascends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ApgdLoss {
-    /// Cross-entropy with the true class.
+    /// Cross-entropy with the class given.
     CrossEntropy,
     /// Difference of logits ratio: the margin, scaled so that no scaling of the logits hides it (Croce & Hein 2020,
-    /// eq. 6). Needs three classes.
+    /// eq. 6). Needs three classes. Towards a target, its lead over the highest other logit, scaled as in eq. 7; needs four.
     Dlr,
     /// The same towards one class (eq. 7), for so many classes in turn: those with the highest clean logits. Needs four
     /// classes.
+    ///
+    /// A way to any other class than the true one: the goal is untargeted, whatever [`Apgd::goal`] says.
     TargetedDlr {
-        /// How many.
+        /// How many; no more than there are other classes.
         targets: usize,
     },
 }
 
-/// Auto-PGD (Croce & Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
-/// attacks", algorithm 1) for L∞ and L2: momentum, and a step that is halved where it stops to help.
+/// Auto-PGD: a gradient attack that finds its own step sizes.
+///
+/// In L∞ and L2 (Croce & Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+/// attacks", algorithm 1) it has momentum, and a step that is halved where it stops to help.
+///
+/// In L1 (Croce & Hein 2021, "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers", algorithm 1) it has no
+/// momentum. A step moves as many values as the best point found has changed, over 1.5; while that number falls the step stays
+/// long, else it shrinks. Projections are exact.
 ///
 /// Rows that fell under one restart or target are left out of the next. A row that stands comes back as the point of highest
 /// loss of the last run.
+///
+/// # Panics
+/// `perturb` panics in L0, which has no gradient step, and where the loss needs more classes.
 #[derive(Clone, Debug)]
 pub struct Apgd {
-    /// What the attacker may do.
+    /// What the attacker may do: L∞, L2 or L1.
     pub threat: ThreatModel,
     /// What is ascended.
     pub loss: ApgdLoss,
@@ -38,6 +51,27 @@ pub struct Apgd {
     pub steps: usize,
     /// Runs from new random starts, for each target.
     pub restarts: usize,
+    /// What the attacker wants.
+    pub goal: Goal,
+    /// In L1, whether a run has three stages: 30 % of its steps within 3 eps, 30 % within 2 eps, and the rest within eps, each from
+    /// the best point of the one before, projected (section 3.2 of the L1 paper; AutoAttack's `use_largereps`). Other norms do not
+    /// use it.
+    pub larger_eps: bool,
+}
+
+impl Apgd {
+    /// As in AutoAttack: 100 steps, one restart, untargeted, stages in L1. (AutoAttack restarts cross-entropy 5 times in L1, and takes
+    /// 5 targets instead of 9.)
+    pub fn new(threat: ThreatModel, loss: ApgdLoss) -> Self {
+        Self {
+            threat,
+            loss,
+            steps: 100,
+            restarts: 1,
+            goal: Goal::Untargeted,
+            larger_eps: true,
+        }
+    }
 }
 
 impl<const D: usize> Attack<D> for Apgd {
@@ -48,23 +82,27 @@ impl<const D: usize> Attack<D> for Apgd {
         y: Tensor<1, Int>,
         noise: &Noise,
     ) -> Tensor<D> {
-        if x.dims()[0] == 0 {
+        if x.dims().contains(&0) {
             return x;
         }
-        let ranking = ranking(model.logits(x.clone()), &y);
         let targets = match self.loss {
-            ApgdLoss::TargetedDlr { targets } => targets.min(ranking.dims()[1] - 1),
-            _ => 1,
+            ApgdLoss::TargetedDlr { targets } => {
+                let ranking = ranking(model.logits(x.clone()), &y);
+                let [rows, others] = ranking.dims();
+                let target = |rank| ranking.clone().slice([0..rows, rank..rank + 1]);
+                (0..targets.min(others))
+                    .map(|rank| target(rank).squeeze_dim::<1>(1))
+                    .collect()
+            }
+            _ => vec![y.clone()],
         };
+        let restarts = self.restarts.max(1);
         let mut standing = Rows::all(x.clone(), y, noise);
         let mut fallen: Vec<(Vec<usize>, Tensor<D>)> = Vec::new();
         let mut last = x.clone();
-        for run in 0..targets * self.restarts.max(1) {
-            let rank = run / self.restarts.max(1);
-            let target = ranking
+        for run in 0..targets.len() * restarts {
+            let target = targets[run / restarts]
                 .clone()
-                .slice([0..ranking.dims()[0], rank..rank + 1])
-                .squeeze_dim::<1>(1)
                 .select(0, standing.index(&x));
             let (found, fell) = self.run(model, &standing, target, run as u32);
             let (down, up): (Vec<_>, Vec<_>) = (0..fell.len()).partition(|&row| fell[row]);
@@ -97,9 +135,19 @@ impl<const D: usize> Attack<D> for Apgd {
     }
 }
 
+/// What a climb came to.
+struct Climbed<const D: usize> {
+    /// The point of highest loss.
+    best: Tensor<D>,
+    /// The last point that was what the attacker wants, where one was.
+    found: Tensor<D>,
+    /// 1 where one was.
+    fell: Tensor<1>,
+}
+
 impl Apgd {
-    /// One run from a random start. Returns a misclassified point of each row or, where none was found, that of highest loss;
-    /// and which rows fell.
+    /// One run from a random start. Returns a point of each row that is what the attacker wants or, where none was found, that of
+    /// highest loss; and which rows fell.
     fn run<const D: usize>(
         &self,
         model: &dyn Classifier<D>,
@@ -107,48 +155,20 @@ impl Apgd {
         target: Tensor<1, Int>,
         run: u32,
     ) -> (Tensor<D>, Vec<bool>) {
-        let measure = |x: &Tensor<D>| {
-            let (gradient, loss, logits) = input_gradient_of(model, x.clone(), |logits| {
-                self.loss.per_sample(logits, &rows.y, &target)
-            });
-            let wrong = AttackLoss::Margin
-                .per_sample(logits, rows.y.clone())
-                .greater_elem(0.0)
-                .float();
-            (gradient, loss, wrong)
-        };
-        let mut x = self.start(rows, run);
-        let (mut gradient, loss, mut fell) = measure(&x);
-        let (mut best, mut best_gradient, mut best_loss) =
-            (x.clone(), gradient.clone(), loss.clone());
-        let (mut found, mut before) = (x.clone(), x.clone());
-        let mut step = loss.ones_like().mul_scalar(2.0 * self.threat.eps.value());
-        let mut check = Check::new(&loss);
-        let checkpoints = checkpoints(self.steps);
-        for made in 1..=self.steps {
-            // The momentum of the first step would be that of no step.
-            let momentum = if made == 1 { 0.0 } else { 0.25 };
-            let moved = self.step(&x, &rows.x, gradient, &before, &step, momentum);
-            before = std::mem::replace(&mut x, moved);
-            let (new_gradient, loss, wrong) = measure(&x);
-            gradient = new_gradient;
-            found = choose(&wrong, x.clone(), found);
-            fell = fell.max_pair(wrong);
-            let higher = loss.clone().greater(best_loss.clone()).float();
-            best = choose(&higher, x.clone(), best);
-            best_gradient = choose(&higher, gradient.clone(), best_gradient);
-            best_loss = choose(&higher, loss.clone(), best_loss);
-            check.add(loss);
-            if checkpoints.contains(&made) {
-                let halve = check.due(&best_loss);
-                step = step * halve.clone().mul_scalar(-0.5).add_scalar(1.0);
-                x = choose(&halve, best.clone(), x);
-                gradient = choose(&halve, best_gradient.clone(), gradient);
-                if host(fell.clone()).iter().all(|&fell| fell > 0.5) {
-                    break;
-                }
+        let stages = self.stages();
+        let mut x = self.start(rows, run, stages[0].0);
+        let mut climbed = None;
+        for (stage, &(eps, steps)) in stages.iter().enumerate() {
+            if stage > 0 {
+                x = project_l1(x, rows.x.clone(), eps, self.threat.bounds);
             }
+            // Only in the last stage a point that is misclassified is legal, and ends the search for its row.
+            let last = stage + 1 == stages.len();
+            let end = self.climb(model, rows, &target, x, (eps, steps), last);
+            x = end.best.clone();
+            climbed = Some(end);
         }
+        let Climbed { best, found, fell } = climbed.expect("there is a stage");
         let result = choose(&fell, found, best);
         (
             result,
@@ -156,23 +176,96 @@ impl Apgd {
         )
     }
 
-    /// A random point on the surface of the ball, clipped to the box.
-    fn start<const D: usize>(&self, rows: &Rows<D>, run: u32) -> Tensor<D> {
+    /// Radius of the ball and steps of each stage of a run.
+    fn stages(&self) -> Vec<(f32, usize)> {
+        let eps = self.threat.eps.value();
+        if self.threat.norm != Norm::L1 || !self.larger_eps {
+            return vec![(eps, self.steps)];
+        }
+        let third = (self.steps * 3).div_ceil(10);
+        let second = third.min(self.steps - third);
+        vec![
+            (3.0 * eps, third),
+            (2.0 * eps, second),
+            (eps, self.steps - third - second),
+        ]
+    }
+
+    /// So many steps within `eps` from `x`. Where `may_end`, it stops once all rows fell.
+    fn climb<const D: usize>(
+        &self,
+        model: &dyn Classifier<D>,
+        rows: &Rows<D>,
+        target: &Tensor<1, Int>,
+        mut x: Tensor<D>,
+        (eps, steps): (f32, usize),
+        may_end: bool,
+    ) -> Climbed<D> {
+        let goal = match self.loss {
+            ApgdLoss::TargetedDlr { .. } => Goal::Untargeted,
+            _ => self.goal,
+        };
+        let measure = |x: &Tensor<D>| {
+            let (gradient, loss, logits) = input_gradient_of(model, x.clone(), |logits| {
+                self.loss.per_sample(goal, logits, &rows.y, target)
+            });
+            (gradient, loss, goal.reached(logits, rows.y.clone()))
+        };
+        let (mut gradient, loss, mut fell) = measure(&x);
+        let (mut best, mut best_gradient, mut best_loss) =
+            (x.clone(), gradient.clone(), loss.clone());
+        let (mut found, mut before) = (x.clone(), x.clone());
+        let mut pace = match self.threat.norm {
+            Norm::L1 => Pace::sparse(&x, &rows.x, eps, steps, self.stages().len() > 1),
+            _ => Pace::halving(&loss, eps, steps),
+        };
+        for made in 1..=steps {
+            let moved = match self.threat.norm {
+                Norm::L1 => self.sparse_step(&x, &rows.x, gradient, &pace, eps),
+                _ => {
+                    // The momentum of the first step would be that of no step.
+                    let momentum = if made == 1 { 0.0 } else { 0.25 };
+                    self.step(&x, &rows.x, gradient, &before, pace.step(), momentum)
+                }
+            };
+            before = std::mem::replace(&mut x, moved);
+            let (new_gradient, loss, reached) = measure(&x);
+            gradient = new_gradient;
+            found = choose(&reached, x.clone(), found);
+            fell = fell.max_pair(reached);
+            let higher = loss.clone().greater(best_loss.clone()).float();
+            best = choose(&higher, x.clone(), best);
+            best_gradient = choose(&higher, gradient.clone(), best_gradient);
+            best_loss = choose(&higher, loss.clone(), best_loss);
+            if let Some(back) = pace.after_step(made, loss, &best_loss, &best, &rows.x) {
+                x = choose(&back, best.clone(), x);
+                gradient = choose(&back, best_gradient.clone(), gradient);
+                if may_end && host(fell.clone()).iter().all(|&fell| fell > 0.5) {
+                    break;
+                }
+            }
+        }
+        Climbed { best, found, fell }
+    }
+
+    /// A random point on the surface of the ball, clipped to the box (L∞, L2); the legal point nearest to normal noise (L1).
+    fn start<const D: usize>(&self, rows: &Rows<D>, run: u32, eps: f32) -> Tensor<D> {
         let (shape, device) = (rows.x.dims(), rows.x.device());
         let (key, samples) = (rows.noise.key.restart(run), &rows.noise.samples);
-        let eps = self.threat.eps.value();
         let (low, high) = self.threat.bounds;
+        let flat = [shape[0], shape[1..].iter().product::<usize>()];
         let direction = match self.threat.norm {
             Norm::Linf => {
                 let delta = key.uniform(samples, shape, -1.0, 1.0, &device);
                 let largest = linf_norms(delta.clone()).clamp_min(1e-12);
                 delta / per_sample(largest, shape)
             }
-            Norm::L2 => {
-                let values = shape[1..].iter().product::<usize>();
-                unit_l2(key.normal(samples, [shape[0], values], &device)).reshape(shape)
+            Norm::L2 => unit_l2(key.normal::<2>(samples, flat, &device)).reshape(shape),
+            Norm::L1 => {
+                let far = rows.x.clone() + key.normal(samples, shape, &device);
+                return project_l1(far, rows.x.clone(), eps, self.threat.bounds);
             }
-            Norm::L1 | Norm::L0 => unimplemented!("APGD in {}", self.threat.norm),
+            Norm::L0 => no_gradient_step(),
         };
         (rows.x.clone() + direction.mul_scalar(eps)).clamp(low, high)
     }
@@ -190,48 +283,59 @@ impl Apgd {
         let (eps, bounds) = (self.threat.eps.value(), self.threat.bounds);
         let project = |z: Tensor<D>| match self.threat.norm {
             Norm::Linf => project_linf(z, x0.clone(), eps, bounds),
-            Norm::L2 => project_l2(z, x0.clone(), eps, bounds),
-            Norm::L1 | Norm::L0 => unimplemented!("APGD in {}", self.threat.norm),
+            _ => project_l2(z, x0.clone(), eps, bounds),
         };
         let direction = match self.threat.norm {
             Norm::Linf => gradient.sign(),
-            Norm::L2 => unit_l2(gradient),
-            Norm::L1 | Norm::L0 => unimplemented!("APGD in {}", self.threat.norm),
+            _ => unit_l2(gradient),
         };
         let ahead = project(x.clone() + direction * per_sample(size.clone(), x.dims()));
         let pull = (ahead - x.clone()).mul_scalar(1.0 - momentum);
         let drift = (x.clone() - before.clone()).mul_scalar(momentum);
         project(x.clone() + pull + drift)
     }
+
+    /// The L1 step (algorithm 1 of the L1 paper): along the signs of the gradient's largest values, projected.
+    fn sparse_step<const D: usize>(
+        &self,
+        x: &Tensor<D>,
+        x0: &Tensor<D>,
+        gradient: Tensor<D>,
+        pace: &Pace,
+        eps: f32,
+    ) -> Tensor<D> {
+        let (size, count) = (pace.step().clone(), pace.moved());
+        let (x, x0, bounds) = (x.clone(), x0.clone(), self.threat.bounds);
+        l1_sparse_step(x, x0, gradient, size, count, eps, bounds)
+    }
 }
 
 impl ApgdLoss {
-    /// Loss of each row; `target` is used by the targeted one only.
+    /// Loss of each row, as the attacker ascends it; `target` is used by the targeted one only.
     fn per_sample(
         self,
+        goal: Goal,
         logits: Tensor<2>,
         y: &Tensor<1, Int>,
         target: &Tensor<1, Int>,
     ) -> Tensor<1> {
         if self == Self::CrossEntropy {
-            return AttackLoss::CrossEntropy.per_sample(logits, y.clone());
+            return goal.loss(AttackLoss::CrossEntropy, logits, y.clone());
         }
         let order = logits.clone().inner().argsort_descending(1);
         let [rows, classes] = logits.dims();
         assert!(
-            classes >= 4 || (self == Self::Dlr && classes == 3),
+            classes >= 4 || (self == Self::Dlr && goal == Goal::Untargeted && classes == 3),
             "DLR needs more classes"
         );
         let at = |class: Tensor<2, Int>| logits.clone().gather(1, class);
         let ranked = |rank: usize| at(order.clone().slice([0..rows, rank..rank + 1]));
-        let truth = at(y.clone().unsqueeze_dim(1));
+        let given = at(y.clone().unsqueeze_dim(1));
+        let third_and_fourth = || (ranked(2) + ranked(3)).mul_scalar(0.5);
         let (margin, scale) = match self {
             Self::TargetedDlr { .. } => {
-                let third_and_fourth = (ranked(2) + ranked(3)).mul_scalar(0.5);
-                (
-                    truth - at(target.clone().unsqueeze_dim(1)),
-                    ranked(0) - third_and_fourth,
-                )
+                let target = at(target.clone().unsqueeze_dim(1));
+                (given - target, ranked(0) - third_and_fourth())
             }
             _ => {
                 let first = order.clone().slice([0..rows, 0..1]);
@@ -239,68 +343,14 @@ impl ApgdLoss {
                 let is_first = Tensor::from_inner(is_first);
                 let other =
                     ranked(1) * is_first.clone() + ranked(0) * is_first.neg().add_scalar(1.0);
-                (truth - other, ranked(0) - ranked(2))
+                match goal {
+                    Goal::Untargeted => (given - other, ranked(0) - ranked(2)),
+                    // Were the target the third, equation 6 would be -1 whatever the logits.
+                    Goal::Targeted => (other - given, ranked(0) - third_and_fourth()),
+                }
             }
         };
         (margin.neg() / scale.add_scalar(1e-12)).squeeze_dim(1)
-    }
-}
-
-/// Steps after which the step size is looked at: periods of 22 % of all, then ever 3 % shorter, but no less than 6 %.
-fn checkpoints(steps: usize) -> Vec<usize> {
-    let share = |hundredths: usize| (steps * hundredths / 100).max(1);
-    let (mut period, mut at, mut found) = (share(22), 0, Vec::new());
-    while at + period <= steps {
-        at += period;
-        found.push(at);
-        period = period.saturating_sub(share(3)).max(share(6));
-    }
-    found
-}
-
-/// What is remembered between checkpoints, a value a row.
-struct Check {
-    /// How often the loss rose.
-    rises: Tensor<1>,
-    steps: usize,
-    /// The loss of the step before.
-    loss: Tensor<1>,
-    best: Tensor<1>,
-    /// Whether the step was halved at the last one.
-    halved: Tensor<1>,
-}
-
-impl Check {
-    fn new(loss: &Tensor<1>) -> Self {
-        Self {
-            rises: loss.zeros_like(),
-            steps: 0,
-            // As the authors' code has it: the first loss is compared with zero.
-            loss: loss.zeros_like(),
-            best: loss.clone(),
-            halved: loss.ones_like(),
-        }
-    }
-
-    fn add(&mut self, loss: Tensor<1>) {
-        self.rises = self.rises.clone() + loss.clone().greater(self.loss.clone()).float();
-        self.loss = loss;
-        self.steps += 1;
-    }
-
-    /// 1 for rows whose step is to be halved: the loss rose in three quarters of the steps or less (condition 1), or the step
-    /// was kept last time and the best loss is still what it was (condition 2).
-    fn due(&mut self, best: &Tensor<1>) -> Tensor<1> {
-        let few = 0.75 * self.steps as f32;
-        let oscillates = self.rises.clone().lower_equal_elem(few).float();
-        let stalls = self.best.clone().greater_equal(best.clone()).float();
-        let kept = self.halved.clone().neg().add_scalar(1.0);
-        let halve = oscillates.max_pair(kept * stalls);
-        self.halved = halve.clone();
-        self.best = best.clone();
-        self.rises = self.rises.zeros_like();
-        self.steps = 0;
-        halve
     }
 }
 
@@ -388,11 +438,48 @@ mod tests {
     use crate::testing::{Linear, values};
 
     #[test]
-    fn step_sizes_are_looked_at_when_the_paper_does() {
-        // Section 3.1: p_j for 100 iterations.
-        assert_eq!(checkpoints(100), [22, 41, 57, 70, 80, 87, 93, 99]);
-        assert_eq!(checkpoints(1), [1]);
-        assert!(checkpoints(0).is_empty());
+    fn stages_use_the_given_steps() {
+        let stages = |threat: &str, steps, larger_eps| {
+            let attack = Apgd {
+                steps,
+                larger_eps,
+                ..Apgd::new(threat.parse().unwrap(), ApgdLoss::Dlr)
+            };
+            attack.stages()
+        };
+        assert_eq!(stages("l1:2", 100, true), [(6.0, 30), (4.0, 30), (2.0, 40)]);
+        assert_eq!(stages("l1:2", 25, true), [(6.0, 8), (4.0, 8), (2.0, 9)]);
+        assert_eq!(stages("l1:2", 1, true), [(6.0, 1), (4.0, 0), (2.0, 0)]);
+        assert_eq!(stages("l1:2", 0, true), [(6.0, 0), (4.0, 0), (2.0, 0)]);
+        assert_eq!(stages("l1:2", 100, false), [(2.0, 100)]);
+        assert_eq!(stages("linf:2", 100, true), [(2.0, 100)]);
+    }
+
+    /// Each target is a class other than the true one, and all of them are tried if so many are asked for.
+    #[test]
+    fn every_other_class_can_be_a_target() {
+        let device = Device::flex();
+        let x = Tensor::<2>::full([1, 1], 0.5, &device);
+        let y = Tensor::<1, Int>::zeros([1], &device);
+        // No class is within reach, and each has its own slope: the point of highest loss of the last run is that of the last
+        // target, the class of lowest logit. Its slope leads up, that of all others down.
+        let model = Linear::new(
+            [[0.0], [-1.0], [-1.0], [1.0]],
+            [9.0, 2.0, 1.0, -3.0],
+            &device,
+        );
+        let noise = Noise {
+            key: NoiseKey::new(1, Stream::EvalAttack),
+            samples: vec![0],
+        };
+        for (targets, end) in [(1, 0.4), (2, 0.4), (3, 0.6), (9, 0.6)] {
+            let attack = Apgd::new(
+                "linf:0.1".parse().unwrap(),
+                ApgdLoss::TargetedDlr { targets },
+            );
+            let found = values(attack.perturb(&model, x.clone(), y.clone(), &noise));
+            assert!((found[0] - end).abs() < 1e-3, "{targets}: {found:?}");
+        }
     }
 
     #[test]
@@ -402,12 +489,14 @@ mod tests {
         let logits = Tensor::<2>::from_floats(logits, &device).autodiff();
         let y = Tensor::<1, Int>::from_ints([1, 0], &device);
         let target = Tensor::<1, Int>::from_ints([2, 1], &device);
-        let close = |loss: ApgdLoss, expected: [f32; 2]| {
-            let found = values(loss.per_sample(logits.clone(), &y, &target).inner());
+        let close_to = |loss: ApgdLoss, goal, expected: [f32; 2]| {
+            let found = values(loss.per_sample(goal, logits.clone(), &y, &target).inner());
             let off = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
             assert!(off.fold(0.0, f32::max) < 1e-6, "{loss:?}: {found:?}");
         };
+        let close = |loss, expected| close_to(loss, Goal::Untargeted, expected);
         close(ApgdLoss::Dlr, [-1.0 / 1.5, 1.0 / 1.5]);
+        close_to(ApgdLoss::Dlr, Goal::Targeted, [1.0 / 2.25, -1.0 / 2.25]);
         close(
             ApgdLoss::TargetedDlr { targets: 3 },
             [-1.5 / 2.25, 1.0 / 2.25],
@@ -442,7 +531,7 @@ mod tests {
                 bias.map(|b| b * scale),
                 &device,
             );
-            for threat in ["linf:0.08", "l2:0.08"] {
+            for threat in ["linf:0.08", "l2:0.08", "l1:0.08"] {
                 let threat: ThreatModel = threat.parse().unwrap();
                 // Distance to the nearest boundary, in the norm dual to that of the rows' difference.
                 let distances = points.iter().zip(truth).map(|(&p, t)| {
@@ -466,12 +555,7 @@ mod tests {
                         // Its gradient underflows: what DLR is for.
                         continue;
                     }
-                    let attack = Apgd {
-                        threat: threat.clone(),
-                        loss,
-                        steps: 100,
-                        restarts: 1,
-                    };
+                    let attack = Apgd::new(threat.clone(), loss);
                     let x = Tensor::<2>::from_floats(points, &device);
                     let y = Tensor::<1, Int>::from_ints(y.as_slice(), &device);
                     let noise = Noise {
@@ -483,6 +567,65 @@ mod tests {
                     let fell: Vec<bool> = margins.iter().map(|&margin| margin > 0.0).collect();
                     assert_eq!(fell, within, "{loss:?} {threat} x{scale}");
                 }
+            }
+        }
+    }
+
+    /// A linear function of 300 values, more of which have no room than are needed. The best gain is the greedy one.
+    #[test]
+    fn in_l1_nearly_all_of_what_a_linear_model_gives_is_taken() {
+        let (device, n, rows) = (Device::flex(), 300, 4);
+        let key = NoiseKey::new(6, Stream::EvalAttack);
+        let samples: Vec<u32> = (0..rows as u32).collect();
+        let weights = key.normal(&[9], [1, n], &device);
+        let x = key
+            .restart(1)
+            .uniform(&samples, [rows, n], -0.5, 1.5, &device);
+        let x = x.clamp(0.0, 1.0);
+        struct Slope(Tensor<2>);
+        impl Classifier<2> for Slope {
+            fn logits(&self, x: Tensor<2>) -> Tensor<2> {
+                let score = x.matmul(self.0.clone().transpose());
+                Tensor::cat(vec![score.clone().neg().add_scalar(1e3), score], 1)
+            }
+            fn features(&self, x: Tensor<2>) -> Tensor<2> {
+                x
+            }
+        }
+        let (model, y) = (Slope(weights.clone()), Tensor::zeros([rows], &device));
+        let noise = Noise {
+            key: NoiseKey::new(1, Stream::EvalAttack),
+            samples,
+        };
+        let (w, clean) = (values(weights.clone()), values(x.clone()));
+        let best: Vec<f32> = clean
+            .chunks(n)
+            .map(|x| {
+                let mut order: Vec<usize> = (0..n).collect();
+                order.sort_by(|&a, &b| w[b].abs().total_cmp(&w[a].abs()));
+                let (mut left, mut gain) = (6.0f32, 0.0);
+                for at in order {
+                    let room = if w[at] > 0.0 { 1.0 - x[at] } else { x[at] };
+                    gain += w[at].abs() * room.min(left);
+                    left -= room.min(left);
+                }
+                gain
+            })
+            .collect();
+        for larger_eps in [false, true] {
+            let attack = Apgd {
+                larger_eps,
+                ..Apgd::new("l1:6".parse().unwrap(), ApgdLoss::Dlr)
+            };
+            let attack = Apgd {
+                loss: ApgdLoss::CrossEntropy,
+                ..attack
+            };
+            let moved = attack.perturb(&model, x.clone(), y.clone(), &noise) - x.clone();
+            let gains = values((moved * weights.clone()).sum_dim(1));
+            for (gain, best) in gains.iter().zip(&best) {
+                println!("{larger_eps} {}", gain / best);
+                assert!(*gain > 0.9 * best, "{larger_eps}: {gain} of {best}");
             }
         }
     }

@@ -69,6 +69,9 @@ pub(crate) fn input_gradient_of<const D: usize>(
     let gradient = x
         .grad_remove(&mut gradients)
         .unwrap_or_else(|| x.clone().inner().zeros_like());
+    // What is no number says nothing of the way: a zero is passed over by every step, a NaN would end up in the example.
+    let unknown = gradient.clone().is_finite().bool_not();
+    let gradient = gradient.mask_fill(unknown, 0.0);
     (gradient, values.inner(), logits.inner())
 }
 

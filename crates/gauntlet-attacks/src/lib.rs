@@ -1,12 +1,14 @@
 //! Threat models and adversarial attacks on any [`Classifier`](gauntlet_models::Classifier).
 
 mod apgd;
+mod apgd_pace;
 mod attack;
 mod boundary;
 mod box_projection;
 mod budget;
 mod climb;
 mod decision;
+mod eot;
 pub mod evaluate;
 mod fab;
 mod fgsm;
@@ -26,13 +28,19 @@ mod sparse_rs;
 mod spatial;
 mod spatial_threat;
 mod spsa;
+mod momentum;
+mod msd;
+mod pgd;
+mod r_fgsm;
 mod square;
+mod start;
 mod threat;
 mod transfer;
 mod universal;
 mod universal_patch;
 mod warp;
 mod window;
+mod union;
 
 #[cfg(test)]
 mod testing;
@@ -46,6 +54,7 @@ pub use attack::{Attack, Noise};
 pub use boundary::Boundary;
 pub use budget::Budget;
 pub use decision::Start;
+pub use eot::{Average, Eot};
 pub use fab::Fab;
 pub use fgsm::Fgsm;
 pub use gauntlet_models::Classifier;
@@ -68,3 +77,10 @@ pub use transfer::{Ensemble, Transfer};
 pub use universal::{FitError, Universal, UniversalFit};
 pub use universal_patch::{UniversalPatch, UniversalPatchFit};
 pub use warp::{Pose, warp};
+pub use momentum::MomentumFgsm;
+pub use msd::Msd;
+pub use pgd::{Init, Keep, Pgd};
+pub use r_fgsm::RFgsm;
+pub use square::Square;
+pub use threat::{Eps, Norm, ParseThreatError, ThreatModel, Violation};
+pub use union::Union;

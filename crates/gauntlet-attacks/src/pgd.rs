@@ -1,15 +1,16 @@
 use burn::tensor::{Int, Tensor};
-use gauntlet_kernels::perturb::{choose, per_sample, project_l2, project_linf, unit_l2};
+use gauntlet_kernels::perturb::choose;
 use gauntlet_models::Classifier;
 
-use crate::{Attack, AttackLoss, Noise, Norm, ThreatModel, input_gradient};
+use crate::gradient::input_gradient_of;
+use crate::{Attack, AttackLoss, Goal, Noise, ThreatModel};
 
 /// Where an attack starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Init {
     /// At the clean input.
     Clean,
-    /// Uniform in the ball (L∞), or in a random direction at a uniform radius (L2).
+    /// Uniform in the ball (L∞), or in a random direction at a uniform radius (L2, L1).
     #[default]
     Uniform,
 }
@@ -24,10 +25,14 @@ pub enum Keep {
     Best,
 }
 
-/// Projected gradient descent (Madry et al. 2018) for L∞ and L2.
+/// Projected gradient descent (Madry et al. 2018) for L∞ and L2, and for L1 with sparse steps and the exact projection (Tramèr &
+/// Boneh 2019; Croce & Hein 2021).
+///
+/// # Panics
+/// `perturb` panics in L0, which has no gradient step.
 #[derive(Clone, Debug)]
 pub struct Pgd {
-    /// What the attacker may do.
+    /// What the attacker may do: L∞, L2 or L1.
     pub threat: ThreatModel,
     /// What is ascended.
     pub loss: AttackLoss,
@@ -35,12 +40,37 @@ pub struct Pgd {
     pub steps: usize,
     /// Length of a step in input units.
     pub step_size: f32,
-    /// Independent runs from new starting points.
+    /// Independent runs from new starting points; below 2048.
     pub restarts: usize,
     /// Starting point.
     pub init: Init,
     /// Which iterate is returned.
     pub keep: Keep,
+    /// What the attacker wants.
+    pub goal: Goal,
+    /// Share of the values that a step in L1 moves, in `[0, 1]`; at least one value moves. Other norms do not use it.
+    pub sparsity: f32,
+}
+
+impl Pgd {
+    /// Default share of the values that a step in L1 moves. [`crate::Apgd`] finds its own.
+    pub const SPARSITY: f32 = 0.05;
+
+    /// For evaluation: so many steps of length 2.5 eps / steps on cross-entropy from one random start, untargeted, the best
+    /// iterate of each sample.
+    pub fn new(threat: ThreatModel, steps: usize) -> Self {
+        Self {
+            loss: AttackLoss::CrossEntropy,
+            steps,
+            step_size: 2.5 * threat.eps.value() / steps.max(1) as f32,
+            restarts: 1,
+            init: Init::Uniform,
+            keep: Keep::Best,
+            goal: Goal::Untargeted,
+            sparsity: Self::SPARSITY,
+            threat,
+        }
+    }
 }
 
 impl<const D: usize> Attack<D> for Pgd {
@@ -51,28 +81,31 @@ impl<const D: usize> Attack<D> for Pgd {
         y: Tensor<1, Int>,
         noise: &Noise,
     ) -> Tensor<D> {
-        if x.dims()[0] == 0 {
+        if x.dims().contains(&0) {
             return x;
         }
-        let mut best = None;
+        let loss = |logits| self.goal.loss(self.loss, logits, y.clone());
+        let mut best = Best::new(self.goal, y.clone());
         let mut last = x.clone();
         for restart in 0..self.restarts.max(1) {
-            last = self.start(&x, noise, restart as u32);
+            last = match self.init {
+                Init::Clean => x.clone(),
+                Init::Uniform => self.threat.start(&x, noise, restart as u32),
+            };
             for _ in 0..self.steps {
-                let (gradient, losses, logits) =
-                    input_gradient(model, last.clone(), y.clone(), self.loss);
+                let (gradient, losses, logits) = input_gradient_of(model, last.clone(), loss);
                 if self.keep == Keep::Best {
-                    Best::update(&mut best, last.clone(), losses, logits, &y);
+                    best.update(&last, losses, logits);
                 }
-                last = self.threat.step(last, x.clone(), gradient, self.step_size);
+                let (size, sparsity) = (self.step_size, self.sparsity);
+                last = self.threat.step(last, x.clone(), gradient, size, sparsity);
             }
             if self.keep == Keep::Best {
                 let logits = model.logits(last.clone());
-                let losses = self.loss.per_sample(logits.clone(), y.clone());
-                Best::update(&mut best, last.clone(), losses, logits, &y);
+                best.update(&last, loss(logits.clone()), logits);
             }
         }
-        let result = best.map_or(last, |best| best.x);
+        let result = best.take().unwrap_or(last);
         debug_assert_eq!(self.threat.verify(&x, &result), Ok(()));
         result
     }
@@ -85,71 +118,54 @@ impl<const D: usize> Attack<D> for Pgd {
     }
 }
 
-impl Pgd {
-    fn start<const D: usize>(&self, x: &Tensor<D>, noise: &Noise, restart: u32) -> Tensor<D> {
-        if self.init == Init::Clean {
-            return x.clone();
-        }
-        let (shape, device) = (x.dims(), x.device());
-        let key = noise.key.restart(restart);
-        let eps = self.threat.eps.value();
-        match self.threat.norm {
-            Norm::Linf => {
-                let delta = key.uniform(&noise.samples, shape, -eps, eps, &device);
-                project_linf(x.clone() + delta, x.clone(), eps, self.threat.bounds)
-            }
-            Norm::L2 => {
-                let values = shape[1..].iter().product::<usize>();
-                let rows = key.normal(&noise.samples, [shape[0], values], &device);
-                let radius_key = key.restart(RADIUS + restart);
-                let radius = radius_key.uniform(&noise.samples, [shape[0]], 0.0, eps, &device);
-                let delta = unit_l2(rows).reshape(shape) * per_sample(radius, shape);
-                project_l2(x.clone() + delta, x.clone(), eps, self.threat.bounds)
-            }
-            Norm::L1 | Norm::L0 => unimplemented!("PGD in {}", self.threat.norm),
-        }
-    }
+/// The best iterate of each sample so far: one that is what the attacker wants, else that of the highest loss.
+pub(crate) struct Best<const D: usize> {
+    goal: Goal,
+    y: Tensor<1, Int>,
+    kept: Option<Kept<D>>,
 }
 
-/// Radii are drawn under restart numbers of their own, above any real one.
-const RADIUS: u32 = 2048;
-
-/// The best iterate of each sample so far.
-struct Best<const D: usize> {
+struct Kept<const D: usize> {
     x: Tensor<D>,
     losses: Tensor<1>,
-    /// 1 where the iterate is misclassified.
-    wrong: Tensor<1>,
+    /// 1 where the iterate is what the attacker wants.
+    reached: Tensor<1>,
 }
 
 impl<const D: usize> Best<D> {
-    fn update(
-        best: &mut Option<Self>,
-        x: Tensor<D>,
-        losses: Tensor<1>,
-        logits: Tensor<2>,
-        y: &Tensor<1, Int>,
-    ) {
-        let wrong = AttackLoss::Margin
-            .per_sample(logits, y.clone())
-            .greater_elem(0.0)
-            .float();
-        *best = Some(match best.take() {
-            None => Self { x, losses, wrong },
+    pub(crate) fn new(goal: Goal, y: Tensor<1, Int>) -> Self {
+        Self {
+            goal,
+            y,
+            kept: None,
+        }
+    }
+
+    /// `losses` and `logits` are those of `x`; the losses have the goal's sign.
+    pub(crate) fn update(&mut self, x: &Tensor<D>, losses: Tensor<1>, logits: Tensor<2>) {
+        let reached = self.goal.reached(logits, self.y.clone());
+        let (x, old) = (x.clone(), self.kept.take());
+        self.kept = Some(match old {
+            None => Kept { x, losses, reached },
             Some(old) => {
-                let gain = wrong.clone() - old.wrong.clone();
+                let gain = reached.clone() - old.reached.clone();
                 let higher = losses.clone().greater(old.losses.clone());
                 let better = gain
                     .clone()
                     .greater_elem(0.5)
-                    .bool_or(gain.abs().lower_elem(0.5).bool_and(higher));
-                let better = better.float();
-                Self {
+                    .bool_or(gain.abs().lower_elem(0.5).bool_and(higher))
+                    .float();
+                Kept {
                     x: choose(&better, x, old.x),
                     losses: choose(&better, losses, old.losses),
-                    wrong: choose(&better, wrong, old.wrong),
+                    reached: choose(&better, reached, old.reached),
                 }
             }
         });
+    }
+
+    /// What was kept, if anything was.
+    pub(crate) fn take(self) -> Option<Tensor<D>> {
+        self.kept.map(|kept| kept.x)
     }
 }

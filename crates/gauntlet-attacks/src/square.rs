@@ -838,9 +838,7 @@ mod tests {
         let y = labels(&model, &x);
         for (norm, eps) in [(Norm::Linf, 0.1), (Norm::L2, 1.5)] {
             let square = attack(norm, eps, 500);
-            let fgsm = Fgsm {
-                threat: square.threat.clone(),
-            };
+            let fgsm = Fgsm::new(square.threat.clone());
             let unmoved = fgsm.perturb(&model, x.clone(), y.clone(), &noise(0..16));
             assert_eq!(values(unmoved), values(x.clone()));
             let (result, queries) = square.search(&model, x.clone(), y.clone(), &noise(0..16));

@@ -163,7 +163,6 @@ pub fn wilson(hits: usize, n: usize) -> [f64; 2] {
 mod tests {
     use std::path::Path;
 
-    use gauntlet_attacks::{AttackLoss, Init, Keep};
     use gauntlet_data::{DataConfig, load};
     use gauntlet_models::{ModelConfig, Network};
 
@@ -181,13 +180,9 @@ mod tests {
 
     fn pgd() -> Pgd {
         Pgd {
-            threat: "linf:0.1".parse().unwrap(),
-            loss: AttackLoss::CrossEntropy,
-            steps: 3,
             step_size: 0.05,
             restarts: 2,
-            init: Init::Uniform,
-            keep: Keep::Best,
+            ..Pgd::new("linf:0.1".parse().unwrap(), 3)
         }
     }
 

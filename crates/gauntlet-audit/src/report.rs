@@ -272,8 +272,8 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), AuditError> {
 #[cfg(test)]
 mod tests {
     use burn::tensor::{Device, Tensor};
+    use gauntlet_attacks::Pgd;
     use gauntlet_attacks::evaluate::Outcome;
-    use gauntlet_attacks::{AttackLoss, Keep, Pgd};
 
     use super::*;
 
@@ -281,13 +281,9 @@ mod tests {
         let images = Tensor::<4>::full([2, 1, 4, 4], 0.5, &Device::flex());
         Evaluation {
             attack: Pgd {
-                threat: "linf:8/255".parse().unwrap(),
-                loss: AttackLoss::CrossEntropy,
-                steps: 20,
                 step_size: 0.01,
                 restarts: 5,
-                init: Init::Uniform,
-                keep: Keep::Best,
+                ..Pgd::new("linf:8/255".parse().unwrap(), 20)
             },
             outcome: Outcome {
                 ids: vec![0, 1, 2, 3],

@@ -2,6 +2,10 @@
 
 use burn::tensor::Tensor;
 
+mod l1;
+
+pub use l1::{l1_sparse_step, l1_step, project_l1};
+
 /// Gradients shorter than this have no direction: the L2 step leaves such samples where they are.
 const TINY: f32 = 1e-12;
 

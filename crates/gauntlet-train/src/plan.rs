@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use gauntlet_attacks::{AttackLoss, Eps, Init, Keep, Norm, Pgd, ThreatModel};
+use gauntlet_attacks::{AttackLoss, Eps, Goal, Init, Keep, Norm, Pgd, ThreatModel};
 use gauntlet_data::{DataConfig, Source};
 use gauntlet_models::ModelConfig;
 use schemars::JsonSchema;
@@ -556,6 +556,11 @@ impl Plan {
         wrong.at_least_one("data.batch_size", self.data.batch_size as u64);
         wrong.at_least_one("data.limit", self.data.limit.unwrap_or(1) as u64);
 
+        wrong.unless(
+            self.threat.norm != Norm::L0,
+            "threat.norm",
+            "`l0` has no gradient step to train with: choose `linf`, `l2` or `l1`",
+        );
         wrong.positive("threat.eps", f64::from(self.threat.eps.value()));
         let sane = self.threat.norm != Norm::Linf || self.threat.eps.value() <= 1.0;
         wrong.unless(
@@ -714,6 +719,8 @@ impl AttackConfig {
                 Init::Uniform
             },
             keep,
+            goal: Goal::Untargeted,
+            sparsity: Pgd::SPARSITY,
         }
     }
 }
@@ -826,6 +833,19 @@ mod tests {
             "evaluate.final.attack.steps",
         ];
         assert_eq!(keys, expected);
+    }
+
+    #[test]
+    fn l0_is_refused_by_its_key() {
+        let plan = |norm: &str| SMALLEST.replace("linf", norm).parse::<Plan>();
+        let error = plan("l0").unwrap_err().to_string();
+        assert!(
+            error.contains("threat.norm") && error.contains("`l0`"),
+            "{error}"
+        );
+        for norm in ["linf", "l2", "l1"] {
+            assert_eq!(plan(norm).unwrap().threat.norm.to_string(), norm);
+        }
     }
 
     #[test]
