@@ -26,14 +26,22 @@ def gradients(x):
 
 
 def length(move, norm):
-    return np.linalg.norm(move, np.inf if norm == "linf" else 2)
+    return np.linalg.norm(move, {"linf": np.inf, "l2": 2, "l1": 1}[norm])
 
 
 def project(x, normal, gap, norm):
-    """Shortest move to `gap + normal @ move = 0` in the box; values stop at their faces in the order of their stops."""
+    """Shortest move to `gap + normal @ move = 0` in the box; values stop at their faces in the order of their stops, in L1 they
+    go to their faces in the order of `|normal|`."""
     if gap < 0:
         normal, gap = -normal, -gap
     room = np.where(normal > 0, x, 1 - x)
+    if norm == "l1":
+        length = np.zeros_like(x)
+        for i in np.argsort(-abs(normal)):
+            if normal[i] != 0:
+                length[i] = min(room[i], gap / abs(normal[i]))
+                gap -= abs(normal[i]) * length[i]
+        return -np.sign(normal) * length
     speed = np.ones_like(x) if norm == "linf" else np.abs(normal)
     if (np.abs(normal) * room).sum() <= gap:
         return -np.sign(normal) * room
@@ -50,7 +58,7 @@ def project(x, normal, gap, norm):
 
 def nearest_class(z, g, y, norm):
     def distance(k):
-        return abs(z[k] - z[y]) / np.linalg.norm(g[k] - g[y], 1 if norm == "linf" else 2)
+        return abs(z[k] - z[y]) / np.linalg.norm(g[k] - g[y], {"linf": 1, "l2": 2, "l1": np.inf}[norm])
 
     return min((k for k in range(CLASSES) if k != y), key=distance)
 
@@ -75,7 +83,7 @@ def run(x0, y, target, norm):
 
 
 def main():
-    for norm in ["linf", "l2"]:
+    for norm in ["linf", "l2", "l1"]:
         for targeted in [True, False]:
             found = []
             for x0 in X:

@@ -391,13 +391,13 @@ impl<const D: usize> Rows<D> {
     }
 }
 
-fn index<const D: usize>(rows: &[usize], like: &Tensor<D>) -> Tensor<1, Int> {
+pub(crate) fn index<const D: usize>(rows: &[usize], like: &Tensor<D>) -> Tensor<1, Int> {
     let rows: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
     Tensor::from_ints(rows.as_slice(), &like.device())
 }
 
 /// Puts parts of a batch back to where their rows were.
-fn in_place<const D: usize>(parts: Vec<(Vec<usize>, Tensor<D>)>) -> Tensor<D> {
+pub(crate) fn in_place<const D: usize>(parts: Vec<(Vec<usize>, Tensor<D>)>) -> Tensor<D> {
     let places: Vec<usize> = parts
         .iter()
         .flat_map(|(places, _)| places)

@@ -12,6 +12,9 @@ const TINY: f32 = 1e-30;
 /// heavy-tailed normals), and after 17 where it cuts off a millionth of it.
 const STEPS: usize = 18;
 
+/// Halvings of an interval of logarithms 69 long, to 4e-6: what `f32` tells apart at its far end.
+const HALVINGS: usize = 24;
+
 /// A linear function for each row, known at a point `x`: at `x + move` it is `gap + <normal, move>`. The largest entry of
 /// `normal` is scaled to 1, which leaves the hyperplane where it is: squares of small gradients do not underflow.
 #[derive(Clone, Debug)]
@@ -47,7 +50,9 @@ impl Hyperplane {
         let dual = match norm {
             Norm::Linf => self.normal.clone().abs().sum_dim(1).squeeze_dim(1),
             Norm::L2 => l2_norms(self.normal.clone()),
-            Norm::L1 | Norm::L0 => unimplemented!("hyperplanes in {norm}"),
+            // Where the normal is not zero.
+            Norm::L1 => linf_norms(self.normal.clone()),
+            Norm::L0 => unimplemented!("hyperplanes in {norm}"),
         };
         self.gap.clone().abs() / dual.clamp_min(1e-6)
     }
@@ -65,11 +70,6 @@ impl Hyperplane {
 /// 2020, equation 4 and its appendix). Where the box does not reach the hyperplane, the move to the point of the box that is
 /// nearest to it along the normal: all the way to the faces.
 ///
-/// A value moves against the sign of the function, at speed 1 (L∞) or `|normal|` (L2), until it meets its face. How much of the
-/// gap is closed after time `t` is then a concave, piecewise linear function of `t`, the sum of `weight * min(t, stop)`. The
-/// paper finds the time at which the gap is closed by sorting the stops; Newton's method from 0 ends at the same root without
-/// sorting, which burn's GPU backends do on the host.
-///
 /// # Shapes
 /// `x: [batch, values]` in the box, the result alike.
 pub(crate) fn move_to(
@@ -82,14 +82,23 @@ pub(crate) fn move_to(
     let toward = hyperplane.normal * per_sample(hyperplane.gap.clone().sign().neg(), dims);
     let need = per_sample(hyperplane.gap.abs(), dims);
     let (direction, size) = (toward.clone().sign(), toward.abs());
-    let speed = match norm {
-        Norm::Linf => size.ones_like(),
-        Norm::L2 => size.clone(),
-        Norm::L1 | Norm::L0 => unimplemented!("hyperplanes in {norm}"),
-    };
     let up = (x.clone().neg() + bounds.1) * direction.clone().clamp_min(0.0);
     let down = (x - bounds.0) * direction.clone().neg().clamp_min(0.0);
     let room = up + down;
+    let lengths = match norm {
+        Norm::Linf => all_at_once(size.ones_like(), size, room, need),
+        Norm::L2 => all_at_once(size.clone(), size, room, need),
+        Norm::L1 => largest_first(size, room, need),
+        Norm::L0 => unimplemented!("hyperplanes in {norm}"),
+    };
+    direction * lengths
+}
+
+/// How far each value moves in L∞ and L2: at speed 1 (L∞) or `|normal|` (L2), until it meets its face. How much of the gap is
+/// closed after time `t` is then a concave, piecewise linear function of `t`, the sum of `weight * min(t, stop)`. The paper finds
+/// the time at which the gap is closed by sorting the stops; Newton's method from 0 ends at the same root without sorting, which
+/// burn's GPU backends do on the host.
+fn all_at_once(speed: Tensor<2>, size: Tensor<2>, room: Tensor<2>, need: Tensor<2>) -> Tensor<2> {
     let stop = room.clone() / speed.clone().clamp_min(TINY);
     let weight = size.clone() * speed.clone();
     let closed_at_stop = size * room.clone();
@@ -105,7 +114,34 @@ pub(crate) fn move_to(
         let root = (need.clone() - closed) / slope.clamp_min(TINY);
         time = time.max_pair(root).clamp_max(TINY.recip());
     }
-    direction * (speed * time).min_pair(room)
+    (speed * time).min_pair(room)
+}
+
+/// How far each value moves in L1: a unit of length closes most of the gap where `|normal|` is largest, so values go to their faces
+/// in that order, and the one at which the gap closes goes as far as it must.
+///
+/// Its `|normal|` is bisected, on a logarithmic scale, instead of sorted for. Values that are closer to it than the last interval
+/// share what is left: the result is on the hyperplane, and longer than the shortest by that width at most.
+fn largest_first(size: Tensor<2>, room: Tensor<2>, need: Tensor<2>) -> Tensor<2> {
+    let closes = size.clone() * room.clone();
+    let rank = size.clamp_min(TINY).log();
+    let below = |cut: &Tensor<2>| (rank.clone() - cut.clone()).lower_equal_elem(0.0);
+    let closed = |left_out| closes.clone().mask_fill(left_out, 0.0).sum_dim(1);
+    // What is above `high` does not close the gap, what is above `low` does, if anything does.
+    let mut low = need.zeros_like().add_scalar(TINY.ln());
+    let mut high = need.zeros_like();
+    for _ in 0..HALVINGS {
+        let middle = (low.clone() + high.clone()).mul_scalar(0.5);
+        let enough = closed(below(&middle)).greater_equal(need.clone());
+        low = low.mask_where(enough.clone(), middle.clone());
+        high = high.mask_where(enough.bool_not(), middle);
+    }
+    let first = below(&high).bool_not();
+    let others = below(&low).bool_or(first.clone());
+    let left = need - closed(first.clone().bool_not());
+    let share = (left / closed(others.clone()).clamp_min(TINY)).clamp(0.0, 1.0);
+    let last = (room.clone() * share).mask_fill(others, 0.0);
+    last.mask_where(first, room)
 }
 
 #[cfg(test)]
@@ -170,7 +206,8 @@ mod tests {
         match norm {
             Norm::Linf => delta.iter().fold(0.0, |most, d| most.max(d.abs())),
             Norm::L2 => delta.iter().map(|d| d * d).sum::<f64>().sqrt(),
-            Norm::L1 | Norm::L0 => unimplemented!("sizes in {norm}"),
+            Norm::L1 => delta.iter().map(|d| d.abs()).sum(),
+            Norm::L0 => unreachable!(),
         }
     }
 
@@ -181,7 +218,7 @@ mod tests {
                 Norm::Linf if w == 0.0 => 0.0,
                 Norm::Linf => w.signum(),
                 Norm::L2 => w,
-                Norm::L1 | Norm::L0 => unimplemented!("steps in {norm}"),
+                Norm::L1 | Norm::L0 => unreachable!(),
             };
             x.iter()
                 .zip(normal)
@@ -205,11 +242,26 @@ mod tests {
         (at(high), reachable)
     }
 
+    /// A knapsack: values sorted by what they close for their length, the largest first.
+    fn sorted(x: &[f64], normal: &[f64], gap: f64) -> (Vec<f64>, bool) {
+        let mut order: Vec<usize> = (0..x.len()).collect();
+        order.sort_by(|a, b| normal[*b].abs().total_cmp(&normal[*a].abs()));
+        let (mut left, mut delta) = (gap.abs(), vec![0.0; x.len()]);
+        for i in order.into_iter().filter(|&i| normal[i] != 0.0) {
+            let up = (normal[i] * gap) < 0.0;
+            let room = if up { 1.0 - x[i] } else { x[i] };
+            let length = room.min(left / normal[i].abs());
+            delta[i] = if up { length } else { -length };
+            left -= length * normal[i].abs();
+        }
+        (delta, left <= 1e-12)
+    }
+
     #[test]
     fn projections_are_in_the_box_on_the_hyperplane_and_shortest() {
         let (x, normal, gap) = problems();
         let mut rng = NoiseKey::new(2, Stream::EvalAttack);
-        for norm in [Norm::Linf, Norm::L2] {
+        for norm in [Norm::Linf, Norm::L2, Norm::L1] {
             let found = moves(&x, &normal, &gap, norm);
             let mut reached = 0;
             for row in 0..ROWS {
@@ -220,7 +272,10 @@ mod tests {
                         .collect()
                 };
                 let (x, w, d, gap) = (part(&x), part(&normal), part(&found), f64::from(gap[row]));
-                let (best, reachable) = bisected(&x, &w, gap, norm);
+                let (best, reachable) = match norm {
+                    Norm::L1 => sorted(&x, &w, gap),
+                    _ => bisected(&x, &w, gap, norm),
+                };
                 let value = |d: &[f64]| gap + d.iter().zip(&w).map(|(d, w)| d * w).sum::<f64>();
                 assert!(
                     x.iter()
@@ -274,6 +329,11 @@ mod tests {
         for (d, expected) in l2.iter().zip([0.1, -0.2, 0.05]) {
             assert!((d - expected).abs() < 1e-6, "{l2:?}");
         }
+        // gap / max |normal| in one value; beyond its face the next one goes on.
+        let l1 = moves(&x, &normal, &[0.6], Norm::L1);
+        assert!(l1[0] == 0.0 && (l1[1] - 0.3).abs() < 1e-6 && l1[2] == 0.0);
+        let l1 = moves(&x, &normal, &[1.3], Norm::L1);
+        assert!((l1[0] + 0.3).abs() < 1e-6 && l1[1] == 0.5 && l1[2] == 0.0);
     }
 
     #[test]
@@ -285,7 +345,7 @@ mod tests {
         let normal = values(key.restart(1).normal(&[0], [1, n], &device));
         let room = |(x, w): (&f32, &f32)| f64::from(w.abs() * if *w > 0.0 { *x } else { 1.0 - x });
         let reach: f64 = x.iter().zip(&normal).map(room).sum();
-        for norm in [Norm::Linf, Norm::L2] {
+        for norm in [Norm::Linf, Norm::L2, Norm::L1] {
             for share in [1e-4, 0.1, 0.9, 0.999] {
                 let gap = reach * share;
                 let found = moves(&x, &normal, &[gap as f32], norm);
@@ -302,9 +362,22 @@ mod tests {
         }
     }
 
+    /// `gap / |normal|` in the dual norm, without a box.
+    #[test]
+    fn distances_are_those_of_the_dual_norm() {
+        let plane = Hyperplane::new(
+            tensor(vec![-3.0], [1]),
+            tensor(vec![1.0, -2.0, 2.0], [1, 3]),
+        );
+        for (norm, dual) in [(Norm::Linf, 5.0), (Norm::L2, 3.0), (Norm::L1, 2.0)] {
+            let distance = values(plane.distance(norm))[0];
+            assert!((distance - 3.0 / dual).abs() < 1e-6, "{norm}: {distance}");
+        }
+    }
+
     #[test]
     fn degenerate_hyperplanes_move_nothing_or_stay_finite() {
-        for norm in [Norm::Linf, Norm::L2] {
+        for norm in [Norm::Linf, Norm::L2, Norm::L1] {
             assert_eq!(moves(&[0.2, 0.7], &[0.0, 0.0], &[1.0], norm), [0.0, 0.0]);
             assert_eq!(moves(&[0.2, 0.7], &[1.0, -1.0], &[0.0], norm), [0.0, 0.0]);
             // Out of reach: both values go to their faces; tiny normals mean what large ones do.
