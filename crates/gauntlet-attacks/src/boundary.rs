@@ -4,7 +4,7 @@
 use burn::tensor::{Int, Tensor};
 use gauntlet_models::Classifier;
 
-use crate::decision::{Hunt, Seeker, Start};
+use crate::decision::{Hunt, Seeker, Start, shortest};
 use crate::oracle::{Oracle, clip, distance, normal};
 use crate::{Goal, MinimumNorm, Noise, Norm};
 
@@ -13,7 +13,8 @@ use crate::{Goal, MinimumNorm, Noise, Norm};
 /// A candidate is a random step of `orthogonal_step * d` across the direction of the clean input, put back on the sphere at the
 /// distance `d` from it, and a step of `source_step * d` towards it; it is taken if it is adversarial. Both shares adapt to each
 /// sample: every fifth time, the point on the sphere is asked about too, and the first share rises or falls so that half of these
-/// are adversarial; the second, so that a quarter of the candidates are (section 2.3 of the paper, which leaves open how).
+/// are adversarial; the second, so that a quarter of the candidates are. The paper describes the aim and leaves the rule
+/// open.
 ///
 /// The walk does not begin at the start itself but where the straight way from there to the clean input crosses the boundary,
 /// which saves some thousand queries.
@@ -38,8 +39,9 @@ pub struct Boundary {
 /// How often the point on the sphere is asked about.
 const SPHERE_EVERY: usize = 5;
 
-/// Steps towards the clean input that are shorter than this share of the distance lead nowhere: the walk has converged.
-const CONVERGED: f32 = 1e-7;
+/// A step towards the clean input that is shorter than this share of the shortest step across leads nowhere: the walk has
+/// converged.
+const CONVERGED: f32 = 1e-3;
 
 impl Boundary {
     /// Both steps at 0.01 of the distance, as in the authors' code, and 25,000 queries; inputs in [0, 1].
@@ -84,9 +86,10 @@ impl Boundary {
         for seeker in &mut active {
             seeker.steps = [self.orthogonal_step, self.source_step];
         }
+        let shortest = shortest(hunt.oracle.row());
         for round in 0.. {
             active.retain(|seeker| {
-                seeker.distance > 0.0 && seeker.steps[1] > CONVERGED && hunt.left(seeker) > 0
+                seeker.steps[1] * seeker.distance > CONVERGED * shortest && hunt.left(seeker) > 0
             });
             if active.is_empty() {
                 break;
@@ -96,6 +99,8 @@ impl Boundary {
                 let answers = hunt.ask(&mut active);
                 for (seeker, adversarial) in active.iter_mut().zip(answers) {
                     adapt(&mut seeker.steps[0], adversarial, 0.5, 0.5);
+                    // Shorter ones are lost in rounding, fail, and would shrink for ever.
+                    seeker.steps[0] = seeker.steps[0].max((shortest / seeker.distance).min(0.5));
                 }
                 active.retain(|seeker| hunt.left(seeker) > 0);
             }
@@ -178,7 +183,7 @@ mod tests {
     fn the_boundary_is_reached_by_decisions() {
         check_decisions(
             Norm::L2,
-            4000,
+            1000,
             &|goal, start, queries, query_batch, model, x, y, noise| {
                 let attack = Boundary {
                     goal,

@@ -28,6 +28,11 @@ impl Default for Start {
     }
 }
 
+/// Length of the shortest step among `n` values worth asking about, 10^-6 for each: `f32` resolves 6 * 10^-8 below 1.
+pub(crate) fn shortest(n: usize) -> f32 {
+    1e-6 * (n as f32).sqrt()
+}
+
 /// What is known of one sample.
 pub(crate) struct Seeker {
     pub(crate) class: usize,
@@ -275,6 +280,89 @@ impl Seeker {
                     Norm::Linf => (x - clean).clamp(-most, most),
                     _ => share * (x - clean),
                 };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::Goal;
+    use crate::oracle::tests::noise;
+    use crate::testing::Linear;
+
+    fn hunt<'a>(model: &'a Linear, x: &Tensor<2>, norm: Norm) -> Hunt<'a, 2> {
+        Hunt {
+            oracle: Oracle::new(model, x, Goal::Untargeted, 8),
+            norm,
+            bounds: (0.0, 1.0),
+            queries: 100,
+        }
+    }
+
+    /// Class 1 where the first value is above 0.5.
+    fn threshold() -> Linear {
+        Linear::new([[0.0, 0.0], [1.0, 0.0]], [0.5, 0.0], &Device::flex())
+    }
+
+    #[test]
+    fn the_nearest_input_is_tried_first() {
+        let device = Device::flex();
+        let model = threshold();
+        let x = Tensor::<2>::from_floats([[0.2, 0.2], [0.1, 0.9], [0.9, 0.5]], &device);
+        let y = Tensor::<1, Int>::from_ints([0, 0, 0], &device);
+        // In L∞ (0.7, 0.6) is nearest to the first sample, in L2 too; (0.6, 0.9) to the second; what is class 0 is passed over.
+        let inputs = [[0.9, 0.9], [0.7, 0.6], [0.6, 0.9], [0.2, 0.3]];
+        let start = Start {
+            inputs: Some(Tensor::from_floats(inputs, &device)),
+            draws: 0,
+        };
+        for norm in [Norm::Linf, Norm::L2] {
+            let hunt = hunt(&model, &x, norm);
+            let (seekers, open) = hunt.begin(x.clone(), y.clone(), &noise(0..3), &start);
+            assert_eq!(
+                open,
+                [true, true, false],
+                "the third is adversarial as it is"
+            );
+            assert_eq!((&seekers[0].x[..], seekers[0].queries), (&inputs[1][..], 2));
+            assert_eq!((&seekers[1].x[..], seekers[1].queries), (&inputs[2][..], 1));
+            assert_eq!(
+                (&seekers[2].x[..], seekers[2].queries),
+                (&[0.9, 0.5][..], 0)
+            );
+        }
+    }
+
+    /// By hand, from (0.2, 0.2) to (1, 0.6): the straight way crosses at (0.5, 0.35), the one that cuts changes at (0.5, 0.5).
+    #[test]
+    fn ways_back_end_where_they_cross_the_boundary() {
+        let device = Device::flex();
+        let model = threshold();
+        let x = Tensor::<2>::from_floats([[0.2, 0.2]], &device);
+        let y = Tensor::<1, Int>::from_ints([0], &device);
+        let start = Start {
+            inputs: Some(Tensor::from_floats([[1.0, 0.6]], &device)),
+            draws: 0,
+        };
+        for (way, crossing) in [(Norm::L2, [0.5, 0.35]), (Norm::Linf, [0.5, 0.5])] {
+            let hunt = hunt(&model, &x, way);
+            let (mut seekers, _) = hunt.begin(x.clone(), y.clone(), &noise(0..1), &start);
+            let mut active: Vec<&mut Seeker> = seekers.iter_mut().collect();
+            hunt.to_boundary(&mut active, way, 1e-4);
+            let seeker = &seekers[0];
+            for (x, crossing) in seeker.x.iter().zip(crossing) {
+                assert!((x - crossing).abs() < 1e-4, "{:?}", seeker.x);
+            }
+            assert!(seeker.x[0] > 0.5, "adversarial");
+            assert_eq!(seeker.x, seeker.best);
+            assert_eq!(
+                seeker.queries,
+                1 + 14,
+                "2^-14 is the first power below 1e-4"
+            );
         }
     }
 }

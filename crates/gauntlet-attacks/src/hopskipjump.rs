@@ -4,7 +4,7 @@
 use burn::tensor::{Int, Tensor};
 use gauntlet_models::Classifier;
 
-use crate::decision::{Hunt, Seeker, Start};
+use crate::decision::{Hunt, Seeker, Start, shortest};
 use crate::oracle::{Oracle, clip, normal, unit};
 use crate::{Goal, MinimumNorm, Noise, Norm};
 use rand::RngExt;
@@ -13,14 +13,24 @@ use rand::RngExt;
 ///
 /// Each step starts from a point on the boundary, at distance `d` of the clean input among `n` values.
 ///
-/// 1. Direction (equation 16): of `gradient_queries * sqrt(step)` points at distance `delta` in random directions, the mean of
-///    those that are adversarial minus the mean of those that are not. `delta` is `sqrt(n) theta d` in L2, `n theta d` in L∞,
-///    with the bisection's tolerance `theta` of `n^-3/2` and `n^-2` (section 3.3); a tenth of the box in the first step.
+/// 1. Direction: of `gradient_queries * sqrt(step)` points at distance `delta` in random directions, the mean of
+///    those that are adversarial minus the mean of those that are not, which is the paper's estimate with its baseline, but for
+///    a factor. `delta` is `sqrt(n) theta d` in L2, `n theta d` in L∞,
+///    with the bisection's tolerance `theta` of `n^-3/2` and `n^-2`; in the first step a tenth of the box, as in the authors'
+///    code.
 /// 2. Jump: `d / sqrt(step)` along it, in L∞ along its signs, halved until the point is adversarial.
 /// 3. Bisection back to the boundary.
 ///
 /// Distances below what `f32` resolves are not asked about: `theta` is at least 2^-20, and `delta` such that a value moves by
 /// 10^-6. The result is the nearest example that the model was asked about, not the last.
+///
+/// Measured on random linear models, as multiples of the distance of the boundary:
+///
+/// | queries | L2, 784 values | L2, 3072 values | L∞, 784 values | L∞, 3072 values |
+/// |---:|---:|---:|---:|---:|
+/// | 1,000 | 1.7 | 2.8 | 2.2 | 4.0 |
+/// | 5,000 | 1.14 | 1.47 | 1.39 | 2.03 |
+/// | 25,000 | 1.04 | 1.11 | 1.11 | 1.34 |
 #[derive(Clone, Debug)]
 pub struct HopSkipJump {
     /// What is made small: [`Norm::L2`] or [`Norm::Linf`].
@@ -41,14 +51,15 @@ pub struct HopSkipJump {
     pub query_batch: usize,
 }
 
-/// Queries for one direction, at most (section 4.1 of the paper).
+/// Queries for one direction, at most (the paper's value).
 const MOST_GRADIENT_QUERIES: usize = 10_000;
 
 /// A jump that is still not adversarial after so many halvings is given up.
 const HALVINGS: usize = 24;
 
 impl HopSkipJump {
-    /// The paper's 100 queries for the first direction, 64 steps, and 25,000 queries as in its figures; inputs in [0, 1].
+    /// The paper's 100 queries for the first direction; 25,000 queries, as in its figures, which end after about 50 of 64 steps;
+    /// inputs in [0, 1].
     pub fn new(norm: Norm) -> Self {
         Self {
             norm,
@@ -114,9 +125,10 @@ impl HopSkipJump {
         if step == 1 {
             return 0.1 * (self.bounds.1 - self.bounds.0);
         }
+        let shortest = shortest(n);
         let n = n as f32;
         let share = if self.norm == Norm::Linf { n } else { n.sqrt() } * self.theta(n as usize);
-        (share * distance).max(1e-6 * n.sqrt())
+        (share * distance).max(shortest)
     }
 
     /// Fills `direction` with the unit vector (L2) or signs (L∞) that lead into the adversarial region.
@@ -265,10 +277,10 @@ mod tests {
     use crate::testing::{LinearImages, values};
     use crate::{Attack, Within};
 
-    /// Measured over the 16 images of the check: at most 1.1 times the distance in L2, 1.2 in L∞.
+    /// Measured over the 16 images of the check: 1.02 to 1.12 times the distance in L2, 1.01 to 1.13 in L∞.
     #[test]
     fn the_boundary_is_reached_by_decisions() {
-        for (norm, budget) in [(Norm::L2, 2000), (Norm::Linf, 4000)] {
+        for (norm, budget) in [(Norm::L2, 1000), (Norm::Linf, 1500)] {
             check_decisions(
                 norm,
                 budget,
@@ -286,7 +298,7 @@ mod tests {
         }
     }
 
-    /// By theorem 2 of the paper the direction converges to that of the gradient, which a linear model has everywhere.
+    /// The paper proves that the direction converges to that of the gradient, which a linear model has everywhere.
     #[test]
     fn the_direction_is_that_of_the_gradient() {
         let shape = [1, 1, 4, 4];

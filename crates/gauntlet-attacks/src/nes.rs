@@ -9,7 +9,7 @@ use crate::climb::{Climb, Climber, Estimator};
 use crate::oracle::{normal, unit};
 use crate::{Attack, Goal, Noise, Norm, ThreatModel};
 
-/// NES (Ilyas et al. 2018, section 2) for L∞ and L2, on the margin: asks the model for scores and never for a gradient.
+/// NES (Ilyas et al. 2018, algorithm 1) for L∞ and L2, on the margin: asks the model for scores and never for a gradient.
 ///
 /// ```text
 /// u ~ N(0, 1)^d,   g = mean over pairs of (J(x + sigma u) - J(x - sigma u)) / (2 sigma) * u

@@ -174,21 +174,19 @@ mod tests {
     fn estimates_and_steps_are_those_of_the_paper() {
         let device = Device::flex();
         let weights = [0.5, -2.0, 1.0];
-        let model = Linear::new([weights, [0.0; 3]], [0.5, 0.0], &device);
+        let model = Linear::new([weights, [0.0; 3]], [2.0, 0.0], &device);
         let attack = Spsa {
             steps: 1,
             pairs: 512,
             step_size: 0.02,
             ..Spsa::new("linf:0.1".parse().unwrap())
         };
-        let x = Tensor::<2>::from_floats([[0.5, 0.5, 0.0]], &device);
-        let y = Tensor::<1, Int>::from_ints([0], &device);
         // The true class loses by moving against its weights; the last value is at its bound.
-        let x = x + Tensor::from_floats([[0.4, 0.0, 0.0]], &device);
+        let x = Tensor::<2>::from_floats([[0.9, 0.5, 0.0]], &device);
+        let y = Tensor::<1, Int>::from_ints([0], &device);
         let (found, queries) = attack.search(&model, x.clone(), y, &noise(0..1));
         assert_eq!(queries, [2 * 512 + 1]);
-        let moved = values(found - x);
-        for (moved, expected) in moved.iter().zip([-0.02, 0.02, 0.0]) {
+        for (moved, expected) in values(found - x).iter().zip([-0.02, 0.02, 0.0]) {
             assert!((moved - expected).abs() < 1e-6, "{moved} for {expected}");
         }
         let mut gradient = [0.0; 3];

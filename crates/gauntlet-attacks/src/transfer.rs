@@ -54,7 +54,7 @@ impl<const D: usize> Attack<D> for Transfer<D> {
 
 /// Several models as one, whose logits are the mean of theirs: what fools all of them transfers better (Liu, Chen, Liu & Song
 /// 2017, "Delving into transferable adversarial examples and black-box attacks", which averages probabilities; Dong et al. 2018,
-/// "Boosting adversarial attacks with momentum", section 3.3, found logits to be better).
+/// "Boosting adversarial attacks with momentum", found logits to be better).
 #[derive(Clone)]
 pub struct Ensemble<const D: usize> {
     first: Arc<dyn Classifier<D> + Send + Sync>,
