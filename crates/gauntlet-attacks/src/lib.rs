@@ -9,9 +9,14 @@ mod budget;
 mod climb;
 mod decision;
 mod eot;
+mod carlini_wagner;
+mod ddn;
+mod deepfool;
+mod ead;
 pub mod evaluate;
 mod fab;
 mod fgsm;
+mod fmn;
 mod goal;
 mod gradient;
 mod hopskipjump;
@@ -20,6 +25,7 @@ mod nes;
 mod oracle;
 mod patch;
 mod patch_threat;
+mod penalty;
 mod pgd;
 mod rows;
 mod scores;
@@ -43,6 +49,8 @@ mod window;
 mod union;
 
 #[cfg(test)]
+mod min_norm_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod testing_images;
@@ -55,8 +63,13 @@ pub use boundary::Boundary;
 pub use budget::Budget;
 pub use decision::Start;
 pub use eot::{Average, Eot};
+pub use carlini_wagner::CarliniWagner;
+pub use ddn::Ddn;
+pub use deepfool::DeepFool;
+pub use ead::{Ead, Rule};
 pub use fab::Fab;
 pub use fgsm::Fgsm;
+pub use fmn::Fmn;
 pub use gauntlet_models::Classifier;
 pub use goal::Goal;
 pub use gradient::{AttackLoss, input_gradient};
