@@ -48,6 +48,7 @@ pub(crate) fn audit(args: args::Audit, quiet: bool) -> Result<(), Failure> {
         train_seconds: None,
         plan: Some(job.plan.to_owned()),
         warnings: Vec::new(),
+        checks: Vec::new(),
         findings: Vec::new(),
         threats,
         corruptions: Vec::new(),
