@@ -30,6 +30,9 @@ pub struct Audit {
     pub plan: Option<String>,
     /// What a reader should keep in mind: the findings in a sentence each, and the limits of the protocol.
     pub warnings: Vec<String>,
+    /// Codes of the signs that were looked for: those of [`Finding`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<String>,
     /// Signs that the numbers are not what they seem.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<Finding>,

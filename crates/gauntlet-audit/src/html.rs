@@ -1,256 +1,244 @@
-//! `report.html`: one file that needs nothing else.
+//! Pieces that pages are made of: one file each, that needs nothing else.
 
-use std::fmt::Write;
+use std::fmt::{Arguments, Write};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use gauntlet_attacks::Norm;
-use gauntlet_data::picture;
+use gauntlet_data::picture::{self, RgbImage};
 
 use crate::report::percent;
-use crate::{Audit, Evaluation, RunReport, plot};
+use crate::{AttackResult, Audit};
 
 const STYLE: &str = "
-:root { color-scheme: light dark; --line: #8884; --faint: #8882; --clean: #1e82c8; --robust: #d55e00; }
+:root { color-scheme: light dark; --line: #8884; --faint: #8882; --clean: #1e82c8; --robust: #d55e00; --alarm: #d55e00; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.6rem; margin-bottom: 0; overflow-wrap: anywhere; } h2 { font-size: 1.2rem; margin-top: 2rem; }
+h3 { font-size: 1rem; margin: 1rem 0 .3rem; overflow-wrap: anywhere; } h4 { font-size: .9rem; margin: .8rem 0 0; }
 p.sub { margin-top: .2rem; opacity: .75; } .scroll + p.sub { margin-top: .6rem; }
+nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; padding: 0; margin: .8rem 0; font-size: .9rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
 tr > :first-child { text-align: left; padding-left: 0; } td { white-space: nowrap; }
 .scroll { overflow-x: auto; } tbody th { font-weight: inherit; }
 .big td { font-size: 1.25rem; } .big .range { display: block; font-size: .8rem; opacity: .7; }
 .warning { border-left: .25rem solid #e69f00; padding: .2rem .8rem; margin: .4rem 0; background: var(--faint); }
+.finding { border: 1px solid var(--line); border-left: .35rem solid var(--alarm); border-radius: .3rem; padding: .2rem 1rem .6rem; margin: .8rem 0; }
+.finding h3 { margin-top: .5rem; } .finding ul { margin: .3rem 0; padding-left: 1.2rem; }
 figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; border-radius: .3rem; }
 .plot { display: block; width: 100%; max-width: 46rem; height: auto; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; margin: .3rem 0; padding: 0; font-size: .9rem; }
 .swatch { vertical-align: middle; }
 .pair { display: flex; flex-wrap: wrap; gap: 0 1.5rem; } .pair figure { flex: 1 1 18rem; }
-figcaption { font-weight: 600; margin-bottom: .3rem; }
-.meter { min-width: 5.5rem; } .track { display: block; height: .5rem; background: var(--faint); border-radius: .15rem; }
+.three { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 0 1.5rem; }
+.hist { display: block; width: 100%; height: auto; } .hist text { font: 12px system-ui, sans-serif; fill: currentColor; }
+figcaption { font-weight: 600; margin-bottom: .3rem; } figcaption .note { display: block; font-weight: 400; font-size: .85rem; opacity: .75; }
+.meter { min-width: 5.5rem; } .track { display: block; position: relative; height: .5rem; background: var(--faint); border-radius: .15rem; }
 .bar { display: block; height: 100%; border-radius: .15rem; }
 .clean { background: var(--clean); } .robust { background: var(--robust); }
+.wide { min-width: 12rem; } .wide .track { height: .8rem; } .flow { display: flex; } .flow .bar { border-radius: 0; }
+.lost { background: repeating-linear-gradient(-45deg, var(--robust) 0 2px, transparent 2px 6px); }
+.span { position: absolute; top: calc(50% - 1px); height: 2px; background: currentColor; }
+.span::before, .span::after { content: ''; position: absolute; top: -3px; height: 8px; width: 2px; background: currentColor; }
+.span::before { left: 0; } .span::after { right: 0; }
+.heat td { text-align: center; padding: .25rem .5rem; } .heat thead th { vertical-align: bottom; font-weight: 400; }
+.heat .own { outline: 2px solid var(--clean); outline-offset: -2px; } .heat .none { opacity: .4; }
+.heat .turned span { writing-mode: vertical-rl; transform: rotate(180deg); }
+details { border-bottom: 1px solid var(--line); padding: .3rem 0; } .finding details, p + details.plain { border: 0; padding: 0; }
+summary { cursor: pointer; overflow-wrap: anywhere; } details > :last-child { margin-bottom: .6rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; } dt { opacity: .75; } dd { margin: 0; overflow-wrap: anywhere; }
-@media (max-width: 30rem) { dl { display: block; } dd { margin-bottom: .5rem; } .plot text { font-size: 19px; } th, td { padding: .3rem .45rem; } .meter { min-width: 4.5rem; } }
+@media (max-width: 30rem) { dl { display: block; } dd { margin-bottom: .5rem; } .plot text { font-size: 19px; } th, td { padding: .3rem .45rem; } .meter { min-width: 4.5rem; } .wide { min-width: 6rem; } }
 pre { overflow-x: auto; background: var(--faint); padding: .8rem; border-radius: .3rem; font-size: .85rem; }
 ";
 
-/// The whole page.
-pub(crate) fn page(report: &RunReport, audit: &Audit) -> String {
-    let name = escape(&report.name);
-    let mut page = format!(
+/// A page of `body` that may load nothing and run nothing.
+pub(crate) fn document(title: &str, body: &str) -> String {
+    let title = escape(title);
+    format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>{name}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{name}</h1>\n"
-    );
-    headline(&mut page, report, audit);
-    for (title, curves) in &report.curves {
-        let figure = plot::figure(title, curves);
-        if !figure.is_empty() {
-            section(&mut page, title, &figure);
-        }
-    }
-    section(&mut page, "By class", &by_class(audit));
-    let mut pictures = gallery(report, &report.label, &report.hardened);
-    if let Some(twin) = &report.standard {
-        pictures += &gallery(report, "standard", twin);
-    }
-    if !pictures.is_empty() {
-        let note = "The image, what the attack changed (amplified around grey), the image under attack, and what the model said.";
-        let text = format!("<p class=\"sub\">{note}</p>\n<div class=\"pair\">{pictures}</div>");
-        section(&mut page, "What the attacker did", &text);
-    }
-    section(&mut page, "Protocol", &protocol(audit));
-    let again = format!(
-        "<p>Save the config below as <code>run.toml</code> and run <code>gauntlet train run.toml</code>.</p>\n\
-         <details><summary>Config, every default written out</summary><pre>{}</pre></details>",
-        escape(&report.config)
-    );
-    section(&mut page, "Do it again", &again);
-    page + "</body>\n</html>\n"
+         <title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
+    )
 }
 
-fn section(page: &mut String, title: &str, body: &str) {
+/// A part of a page under a heading that can be linked to.
+pub(crate) fn section(page: &mut String, id: &str, title: &str, body: &str) {
     let title = escape(title);
     add(
         page,
-        format_args!("<section>\n<h2>{title}</h2>\n{body}\n</section>\n"),
+        format_args!("<section id=\"{id}\">\n<h2>{title}</h2>\n{body}\n</section>\n"),
     );
 }
 
-/// The numbers that matter, what they are worth, and what to keep in mind.
-fn headline(page: &mut String, report: &RunReport, audit: &Audit) {
-    let threat = &report.hardened.attack.threat;
-    let may = match threat.norm {
-        Norm::Linf => format!("change every pixel value by up to {}", threat.eps),
-        Norm::L2 => format!(
-            "change an image by up to {} in Euclidean length",
-            threat.eps
-        ),
-        Norm::L1 => format!("change pixel values by up to {} in sum", threat.eps),
-        Norm::L0 => format!("change up to {} pixels at will", threat.eps),
-    };
-    let (low, high) = threat.bounds;
-    add(
-        page,
-        format_args!(
-            "<p class=\"sub\">What the model withstands on {} {} images of {} if an attacker may {} (values range from {low} to {high}).</p>\n",
-            audit.data.samples,
-            escape(&audit.data.split),
-            escape(&audit.data.name),
-            escape(&may),
-        ),
-    );
-    add(
-        page,
-        format_args!(
-            "<section>\n<div class=\"scroll\"><table class=\"big\">\n<thead><tr><th scope=\"col\">accuracy</th>\
-             <th scope=\"col\">clean</th><th scope=\"col\">{}</th></tr></thead>\n<tbody>\n",
-            escape(&report.hardened.attack_name())
-        ),
-    );
-    if let Some(twin) = &report.standard {
-        row(page, "standard", twin);
-    }
-    row(page, &report.label, &report.hardened);
-    *page +=
-        "</tbody>\n</table></div>\n<p class=\"sub\">Below each number its 95 % interval (Wilson).";
-    if let Some(worth) = report.worth() {
-        let mut letters = worth.chars();
-        let first = letters.next().map(|letter| letter.to_ascii_uppercase());
-        let sentence: String = first.into_iter().chain(letters).collect();
-        add(page, format_args!(" {}.", escape(&sentence)));
-    }
-    *page += "</p>\n";
+/// A part that can be folded away. `body` is HTML, `summary` is text.
+pub(crate) fn fold(open: bool, summary: &str, body: &str) -> String {
+    let open = if open { " open" } else { "" };
+    format!(
+        "<details{open}><summary>{}</summary>\n{body}\n</details>\n",
+        escape(summary)
+    )
+}
+
+/// A table that scrolls by itself, by keyboard too, where a screen is too narrow for it.
+pub(crate) fn table(class: &str, label: &str, head: &str, body: &str) -> String {
+    let label = escape(label);
+    format!(
+        "<div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-label=\"{label}\"><table class=\"{class}\">\n\
+         <thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>\n"
+    )
+}
+
+/// Headings of columns.
+pub(crate) fn columns<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    names
+        .into_iter()
+        .map(|name| format!("<th scope=\"col\">{}</th>", escape(name)))
+        .collect()
+}
+
+/// A cell with a share, as a number and as a bar.
+pub(crate) fn meter(kind: &str, share: f64) -> String {
+    format!(
+        "<td class=\"meter\">{}<span class=\"track\"><span class=\"bar {kind}\" style=\"width:{:.1}%\"></span></span></td>",
+        percent(share),
+        width(share)
+    )
+}
+
+/// A cell with an accuracy and its interval.
+pub(crate) fn accuracy(share: f64, interval: [f64; 2]) -> String {
+    format!(
+        "<td>{}<span class=\"range\">{}</span></td>",
+        percent(share),
+        between(interval)
+    )
+}
+
+/// `30.1 to 95.4 %`
+pub(crate) fn between([low, high]: [f64; 2]) -> String {
+    format!("{:.1} to {:.1} %", 100.0 * low, 100.0 * high)
+}
+
+/// What a reader should keep in mind.
+pub(crate) fn warnings(page: &mut String, audit: &Audit) {
     for warning in &audit.warnings {
         let warning = escape(warning);
         add(page, format_args!("<p class=\"warning\">{warning}</p>\n"));
     }
-    *page += "</section>\n";
 }
 
-fn row(page: &mut String, label: &str, evaluation: &Evaluation) {
-    let cell = |share: f64, [low, high]: [f64; 2]| {
-        format!(
-            "<td>{}<span class=\"range\">{:.1} to {:.1} %</span></td>",
-            percent(share),
-            100.0 * low,
-            100.0 * high
-        )
-    };
-    add(
-        page,
-        format_args!(
-            "<tr><th scope=\"row\">{}</th>{}{}</tr>\n",
-            escape(label),
-            cell(evaluation.clean_accuracy(), evaluation.clean_interval()),
-            cell(evaluation.robust_accuracy(), evaluation.robust_interval()),
-        ),
-    );
-}
-
-fn by_class(audit: &Audit) -> String {
-    let mut table = "<div class=\"scroll\"><table>\n<thead><tr><th scope=\"col\">class</th><th scope=\"col\">samples</th>\
-                     <th scope=\"col\">clean</th><th scope=\"col\">under attack</th></tr></thead>\n<tbody>\n"
-        .to_owned();
-    let meter = |kind: &str, share: f64| {
-        format!(
-            "<td class=\"meter\">{}<span class=\"track\"><span class=\"bar {kind}\" style=\"width:{:.1}%\"></span></span></td>",
-            percent(share),
-            100.0 * share
-        )
-    };
-    for class in &audit.per_class {
-        add(
-            &mut table,
-            format_args!(
-                "<tr><th scope=\"row\">{}</th><td>{}</td>{}{}</tr>\n",
-                escape(&class.name),
-                class.samples,
-                meter("clean", class.clean_accuracy),
-                meter("robust", class.robust_accuracy),
-            ),
-        );
-    }
-    table + "</tbody>\n</table></div>"
-}
-
-fn gallery(report: &RunReport, label: &str, evaluation: &Evaluation) -> String {
-    let examples = report.examples(evaluation);
-    if examples.is_empty() {
-        return String::new();
-    }
-    let said: Vec<String> = examples
-        .iter()
-        .map(|e| {
-            format!(
-                "a {} taken for {}, under attack for {}",
-                e.label, e.clean, e.adversarial
-            )
-        })
-        .collect();
-    let picture = STANDARD.encode(picture::png_bytes(&report.picture(evaluation)));
-    let (label, said) = (escape(label), escape(&said.join("; ")));
+/// A picture in the page itself. `alt` is text.
+pub(crate) fn image(picture: &RgbImage, alt: &str) -> String {
+    let (width, height) = picture.dimensions();
+    let bytes = STANDARD.encode(picture::png_bytes(picture));
+    let alt = escape(alt);
     format!(
-        "<figure><figcaption>The {label} model</figcaption>\
-         <img alt=\"The {label} model: {said}\" src=\"data:image/png;base64,{picture}\"></figure>\n"
+        "<img width=\"{width}\" height=\"{height}\" alt=\"{alt}\" src=\"data:image/png;base64,{bytes}\">"
     )
 }
 
-fn protocol(audit: &Audit) -> String {
-    let mut list = "<dl>\n".to_owned();
-    let mut entry = |term: &str, text: &str| {
+/// What an attacker within a ball of `norm` may do, as the end of a sentence.
+pub(crate) fn may(norm: &str, eps: &str) -> Option<String> {
+    Some(match norm {
+        "linf" => format!("change every pixel value by up to {eps}"),
+        "l2" => format!("change an image by up to {eps} in Euclidean length"),
+        "l1" => format!("change pixel values by up to {eps} in sum"),
+        "l0" if eps == "1" => "change 1 pixel at will".to_owned(),
+        "l0" => format!("change up to {eps} pixels at will"),
+        _ => return None,
+    })
+}
+
+/// A list of terms and what is said of them.
+#[derive(Default)]
+pub(crate) struct Terms(String);
+
+impl Terms {
+    pub(crate) fn add(&mut self, term: &str, text: &str) {
         let text = escape(text);
-        add(&mut list, format_args!("<dt>{term}</dt><dd>{text}</dd>\n"));
-    };
+        add(
+            &mut self.0,
+            format_args!("<dt>{term}</dt><dd>{text}</dd>\n"),
+        );
+    }
+
+    pub(crate) fn html(self) -> String {
+        format!("<dl>\n{}</dl>", self.0)
+    }
+}
+
+/// How an audit came about; `counts` says when a sample counts as robust.
+pub(crate) fn protocol(audit: &Audit, counts: &str) -> String {
+    let mut list = Terms::default();
     let data = &audit.data;
-    entry(
+    list.add(
         "data",
         &format!("{}, {}: {} samples", data.name, data.split, data.samples),
     );
-    entry("SHA-256 of the data", &data.sha256);
+    list.add("SHA-256 of the data", &data.sha256);
+    if let Some(plan) = &audit.plan {
+        list.add("plan", plan);
+    }
     for threat in &audit.threats {
-        entry("threat", &threat.threat);
+        list.add("threat", &threat.threat);
         for attack in &threat.attacks {
-            let mut text = format!("{}: {} steps", attack.name, attack.steps);
-            if let Some(size) = attack.step_size {
-                text += &format!(" of {size}");
-            }
-            if let Some(loss) = &attack.loss {
-                text += &format!(" up the {loss} loss");
-            }
-            let plural = if attack.restarts == 1 { "" } else { "s" };
-            text += &format!(", {} restart{plural}", attack.restarts);
-            if let Some(random) = attack.random_start {
-                let start = if random {
-                    "a random place in the ball"
-                } else {
-                    "the clean image"
-                };
-                text += &format!(" from {start}");
-            }
-            entry("attack", &text);
-            entry("time under attack", &duration(attack.seconds));
+            list.add("attack", &budget(attack));
         }
+        let seconds = threat.attacks.iter().map(|attack| attack.seconds).sum();
+        list.add("time under attack", &duration(seconds));
     }
-    entry(
-        "what counts",
-        "a sample classified correctly both without and with the attack",
-    );
-    entry("seed", &audit.seed.to_string());
-    entry("device", &audit.device);
-    entry("gauntlet", &audit.version);
+    list.add("what counts", counts);
+    list.add("intervals", "95 % (Wilson 1927)");
+    list.add("seed", &audit.seed.to_string());
+    list.add("device", &audit.device);
+    list.add("gauntlet", &audit.version);
     if let Some(seconds) = audit.train_seconds {
-        entry("time of training", &duration(seconds));
+        list.add("time of training", &duration(seconds));
     }
-    list + "</dl>"
+    list.html()
 }
 
-fn add(page: &mut String, text: std::fmt::Arguments<'_>) {
+/// An attack with all that is known of its budget.
+fn budget(attack: &AttackResult) -> String {
+    let mut parts = Vec::new();
+    if attack.steps > 0 {
+        let mut steps = format!("{} step{}", attack.steps, plural(attack.steps));
+        if let Some(size) = attack.step_size {
+            steps += &format!(" of {size}");
+        }
+        if let Some(loss) = &attack.loss {
+            steps += &format!(" up the {loss} loss");
+        }
+        parts.push(steps);
+    }
+    let mut runs = format!("{} restart{}", attack.restarts, plural(attack.restarts));
+    match attack.random_start {
+        Some(true) => runs += " from a random place in the ball",
+        Some(false) => runs += " from the clean image",
+        None => {}
+    }
+    parts.push(runs);
+    format!("{}: {}", attack.name, parts.join(", "))
+}
+
+pub(crate) fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+pub(crate) fn add(page: &mut String, text: Arguments<'_>) {
     page.write_fmt(text).expect("memory takes any text");
 }
 
-fn duration(seconds: f64) -> String {
+/// A share as percent of a width, whatever a file says.
+pub(crate) fn width(share: f64) -> f64 {
+    if share.is_finite() {
+        100.0 * share.clamp(0.0, 1.0)
+    } else {
+        0.0
+    }
+}
+
+pub(crate) fn duration(seconds: f64) -> String {
     match seconds {
         s if s < 60.0 => format!("{s:.1} s"),
         s if s < 3600.0 => format!("{} min {:02} s", s as u64 / 60, s as u64 % 60),
@@ -265,4 +253,54 @@ pub(crate) fn escape(text: &str) -> String {
         .replace('>', "&gt;")
         .replace('"', "&quot;")
         .replace('\'', "&#39;")
+}
+
+/// What holds of every page.
+#[cfg(test)]
+pub(crate) mod testing {
+    /// Nothing is loaded and nothing runs.
+    pub(crate) fn stands_alone(page: &str) {
+        // The namespace of SVG is a name, not an address that is loaded.
+        let page = page.replace("http://www.w3.org/2000/svg", "");
+        for loaded in [
+            "http:", "https:", "url(", "@import", "<script", "<link", "<iframe", "src=\"/",
+        ] {
+            assert!(!page.contains(loaded), "{loaded}");
+        }
+        let pictures = page.matches("src=\"data:image/png;base64,iVBOR").count();
+        assert_eq!(page.matches("src=").count(), pictures);
+        assert_eq!(
+            page.matches("<img ").count(),
+            page.matches(" alt=\"").count()
+        );
+    }
+
+    /// How many elements there are, all of them closed in order, with ids that differ and links that lead somewhere.
+    pub(crate) fn elements(page: &str) -> usize {
+        let mut open: Vec<&str> = Vec::new();
+        let mut seen = 0;
+        for piece in page.split('<').skip(1) {
+            let (tag, _) = piece.split_once('>').expect("a tag ends");
+            let name = tag.split([' ', '\n']).next().unwrap();
+            if let Some(closed) = name.strip_prefix('/') {
+                assert_eq!(open.pop(), Some(closed), "before {piece:.200}");
+            } else if !tag.ends_with('/') && !["!doctype", "meta", "img"].contains(&name) {
+                open.push(name);
+                seen += 1;
+            }
+            assert_eq!(tag.matches('"').count() % 2, 0, "{tag}");
+        }
+        assert!(open.is_empty(), "{open:?}");
+        let values = |key: &str| -> Vec<&str> {
+            let starts = page.split(key).skip(1);
+            starts.map(|rest| rest.split('"').next().unwrap()).collect()
+        };
+        let ids = values(" id=\"");
+        let unique: std::collections::BTreeSet<_> = ids.iter().collect();
+        assert_eq!(unique.len(), ids.len(), "{ids:?}");
+        for link in values("href=\"#") {
+            assert!(ids.contains(&link), "{link}");
+        }
+        seen
+    }
 }

@@ -1,4 +1,4 @@
-//! Curves over training, as SVG that takes the colours of the page around it.
+//! Curves over training or over budgets, as SVG that takes the colours of the page around it.
 
 use std::fmt::Write;
 
@@ -35,25 +35,53 @@ pub(crate) fn figure(title: &str, curves: &[Curve]) -> String {
         return String::new();
     }
     let looks = looks(&curves);
-    let mut svg = String::new();
-    draw(&mut svg, title, &curves, &looks).expect("drawing into memory does not fail");
     let names: Vec<&str> = curves.iter().map(|curve| curve.name.as_str()).collect();
-    let alt = escape(&format!("{title} over epochs: {}", names.join("; ")));
-    // The size follows the page (the view box keeps the proportions), and so does what is black.
-    let head = format!("<svg width=\"{}\" height=\"{}\"", SIZE.0, SIZE.1);
-    let svg = svg
-        .replacen(
-            &head,
-            &format!("<svg class=\"plot\" role=\"img\" aria-label=\"{alt}\""),
-            1,
-        )
-        .replace("\"#000000\"", "\"currentColor\"");
+    let plot = Plot {
+        title,
+        x: "epoch",
+        curves: &curves,
+        ranges: &[],
+    };
+    let svg = plot.svg(
+        &looks,
+        &format!("{title} over epochs: {}", names.join("; ")),
+    );
     let mut legend = String::new();
     for (curve, look) in curves.iter().zip(&looks) {
         let swatch = look.swatch(curve.points.len() <= MARKED);
         write!(legend, "<li>{swatch} {}</li>", escape(&curve.name)).expect("memory takes any text");
     }
     format!("<figure>{svg}<ul class=\"legend\">{legend}</ul></figure>")
+}
+
+/// Robust accuracy against the size of the budget: (size, accuracy, its interval), drawn as a curve with bars.
+pub(crate) fn robustness(norm: &str, points: &[(f64, f64, [f64; 2])]) -> String {
+    let curve = Curve {
+        name: norm.to_owned(),
+        points: points.iter().map(|&(eps, share, _)| (eps, share)).collect(),
+    };
+    let ranges: Vec<_> = points.iter().map(|&(eps, _, range)| (eps, range)).collect();
+    let curves = [&curve];
+    let plot = Plot {
+        title: "Robust accuracy",
+        x: &format!("{norm} eps"),
+        curves: &curves,
+        ranges: &ranges,
+    };
+    let said: Vec<String> = points
+        .iter()
+        .map(|(eps, share, [low, high])| {
+            let [share, low, high] = [share, low, high].map(|share| 100.0 * share);
+            format!("{share:.1} % ({low:.1} to {high:.1}) at {}", number(*eps))
+        })
+        .collect();
+    let alt = format!("Robust accuracy by {norm} eps: {}", said.join("; "));
+    // The colour that robust accuracy has elsewhere on the page.
+    let look = Look {
+        quantity: 1,
+        twin: false,
+    };
+    plot.svg(&[look], &alt)
 }
 
 /// The points that can be drawn.
@@ -120,59 +148,96 @@ impl Look {
 
 type Failed = DrawingAreaErrorKind<std::io::Error>;
 
-fn draw(svg: &mut String, title: &str, curves: &[&Curve], looks: &[Look]) -> Result<(), Failed> {
-    let all = || curves.iter().flat_map(|curve| points(curve));
-    let share = title.to_lowercase().contains("accuracy");
-    let right = all().map(|point| point.0).fold(1e-9, f64::max);
-    let highest = all().map(|point| point.1).fold(1e-9, f64::max);
-    let top = if share { 1.0 } else { 1.05 * highest };
-    let axis = Labelled {
-        range: (0.0..top).into(),
-        share,
-    };
-    let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
-    let mut chart = ChartBuilder::on(&area)
-        .margin(10)
-        .margin_right(18)
-        .x_label_area_size(50)
-        .y_label_area_size(64)
-        .build_cartesian_2d(0.0..right, axis)?;
-    chart
-        .configure_mesh()
-        .x_desc("epoch")
-        .x_label_formatter(&|x| number(*x))
-        .x_labels(7)
-        .y_labels(6)
-        .label_style((FONT, 17))
-        .axis_desc_style((FONT, 17))
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(BLACK.mix(0.15))
-        .draw()?;
-    for (curve, look) in curves.iter().zip(looks) {
-        let marked = curve.points.len() <= MARKED;
-        let colour = look.colour();
-        // A value a step is noisy: a thin line keeps what lies behind it visible.
-        let style = colour.stroke_width(if marked || curves.len() == 1 { 2 } else { 1 });
-        if look.twin {
-            chart.draw_series(DashedLineSeries::new(points(curve), 6, 4, style))?;
-        } else {
-            chart.draw_series(LineSeries::new(points(curve), style))?;
-        }
-        match look.quantity % 3 {
-            _ if !marked => {}
-            0 => {
-                chart.draw_series(points(curve).map(|p| Circle::new(p, 4, colour.filled())))?;
-            }
-            1 => {
-                let markers = points(curve).map(|p| TriangleMarker::new(p, 6, colour.filled()));
-                chart.draw_series(markers)?;
-            }
-            _ => {
-                chart.draw_series(points(curve).map(|p| Cross::new(p, 4, style)))?;
-            }
-        }
+/// What is drawn.
+struct Plot<'a> {
+    /// Speaks of accuracy if the values are shares.
+    title: &'a str,
+    /// The quantity to the right.
+    x: &'a str,
+    curves: &'a [&'a Curve],
+    /// Bars of the first curve: (x, [low, high]).
+    ranges: &'a [(f64, [f64; 2])],
+}
+
+impl Plot<'_> {
+    fn svg(&self, looks: &[Look], alt: &str) -> String {
+        let mut svg = String::new();
+        self.draw(&mut svg, looks)
+            .expect("drawing into memory does not fail");
+        // The size follows the page (the view box keeps the proportions), and so does what is black.
+        let head = format!("<svg width=\"{}\" height=\"{}\"", SIZE.0, SIZE.1);
+        let own = format!(
+            "<svg class=\"plot\" role=\"img\" aria-label=\"{}\"",
+            escape(alt)
+        );
+        svg.replacen(&head, &own, 1)
+            .replace("\"#000000\"", "\"currentColor\"")
     }
-    area.present()
+
+    fn draw(&self, svg: &mut String, looks: &[Look]) -> Result<(), Failed> {
+        let curves = self.curves;
+        let all = || curves.iter().flat_map(|curve| points(curve));
+        let share = self.title.to_lowercase().contains("accuracy");
+        let right = all().map(|point| point.0).fold(1e-9, f64::max);
+        let highest = all().map(|point| point.1).fold(1e-9, f64::max);
+        let top = if share { 1.0 } else { 1.05 * highest };
+        let axis = Labelled {
+            range: (0.0..top).into(),
+            share,
+        };
+        let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
+        let mut chart = ChartBuilder::on(&area)
+            .margin(10)
+            .margin_right(18)
+            .x_label_area_size(50)
+            .y_label_area_size(64)
+            .build_cartesian_2d(0.0..right, axis)?;
+        chart
+            .configure_mesh()
+            .x_desc(self.x)
+            .x_label_formatter(&|x| number(*x))
+            .x_labels(7)
+            .y_labels(6)
+            .label_style((FONT, 17))
+            .axis_desc_style((FONT, 17))
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(BLACK.mix(0.15))
+            .draw()?;
+        for (curve, look) in curves.iter().zip(looks) {
+            let marked = curve.points.len() <= MARKED;
+            let colour = look.colour();
+            // A value a step is noisy: a thin line keeps what lies behind it visible.
+            let style = colour.stroke_width(if marked || curves.len() == 1 { 2 } else { 1 });
+            if look.twin {
+                chart.draw_series(DashedLineSeries::new(points(curve), 6, 4, style))?;
+            } else {
+                chart.draw_series(LineSeries::new(points(curve), style))?;
+            }
+            match look.quantity % 3 {
+                _ if !marked => {}
+                0 => {
+                    chart.draw_series(points(curve).map(|p| Circle::new(p, 4, colour.filled())))?;
+                }
+                1 => {
+                    let markers = points(curve).map(|p| TriangleMarker::new(p, 6, colour.filled()));
+                    chart.draw_series(markers)?;
+                }
+                _ => {
+                    chart.draw_series(points(curve).map(|p| Cross::new(p, 4, style)))?;
+                }
+            }
+        }
+        if let Some(look) = looks.first() {
+            let style = look.colour().stroke_width(2);
+            for &(x, [low, high]) in self.ranges {
+                chart.draw_series([PathElement::new(vec![(x, low), (x, high)], style)])?;
+                let cap =
+                    |y| EmptyElement::at((x, y)) + PathElement::new(vec![(-5, 0), (5, 0)], style);
+                chart.draw_series([low, high].map(cap))?;
+            }
+        }
+        area.present()
+    }
 }
 
 /// An axis that writes shares as percent.
@@ -257,6 +322,26 @@ mod tests {
         assert_ne!(looks[0].colour(), looks[1].colour());
         assert!(!looks[1].swatch(true).contains("dasharray"));
         assert!(looks[2].swatch(true).contains("dasharray"));
+    }
+
+    #[test]
+    fn intervals_are_drawn_and_said() {
+        let points = [(0.0, 1.0, [0.9, 1.0]), (0.5, 0.25, [0.0, 0.5])];
+        let svg = robustness("l2", &points);
+        assert!(svg.contains("100.0 % (90.0 to 100.0) at 0; 25.0 % (0.0 to 50.0) at 0.5"));
+        assert!(svg.contains("l2 eps") && svg.contains("100 %"));
+        let bare = Plot {
+            title: "Robust accuracy",
+            x: "l2 eps",
+            curves: &[&curve("l2", &[(0.0, 1.0), (0.5, 0.25)])],
+            ranges: &[],
+        };
+        let look = Look {
+            quantity: 0,
+            twin: false,
+        };
+        let lines = |svg: &str| svg.matches("<polyline").count() + svg.matches("<line").count();
+        assert!(lines(&svg) >= lines(&bare.svg(&[look], "")) + 2);
     }
 
     #[test]
