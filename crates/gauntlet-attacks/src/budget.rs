@@ -6,7 +6,9 @@ use burn::tensor::Tensor;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{Norm, ParseThreatError, PatchThreat, Shift, SpatialThreat, ThreatModel, Violation};
+use crate::{
+    Norm, ParseThreatError, PatchThreat, Shift, SpatialThreat, ThreatModel, Union, Violation,
+};
 
 /// What an attacker may do, of whatever kind, so that one audit can hold them all. As text, also in TOML and JSON:
 ///
@@ -15,6 +17,7 @@ use crate::{Norm, ParseThreatError, PatchThreat, Shift, SpatialThreat, ThreatMod
 /// | `linf:8/255`, `l2:0.5`, `l1:12`, `l0:10` | a norm and how large a perturbation may be |
 /// | `patch:5` | a window of 5 x 5 pixels |
 /// | `spatial:30deg,3px`, `spatial:30deg,10%` | angle, and shift in pixels or in percent of height and width |
+/// | `linf:0.3 + l2:2 + l1:10` | any of several balls |
 ///
 /// ```
 /// use gauntlet_attacks::Budget;
@@ -31,6 +34,8 @@ pub enum Budget {
     Patch(PatchThreat),
     /// Rotation and translation.
     Spatial(SpatialThreat),
+    /// Any of several balls.
+    Union(Union),
 }
 
 impl Budget {
@@ -68,6 +73,7 @@ impl Budget {
         };
         match self {
             Self::Norm(threat) => threat.verify(original, adversarial),
+            Self::Union(union) => union.verify(original, adversarial),
             Self::Patch(threat) => {
                 let (original, adversarial) = images()?;
                 threat.verify(&original, &adversarial)
@@ -97,7 +103,7 @@ impl Budget {
                 let sizes = threat.sizes(&images(original)?, &images(adversarial)?);
                 Some(sizes.into_iter().map(|size| size as f32).collect())
             }
-            Self::Spatial(_) => None,
+            Self::Spatial(_) | Self::Union(_) => None,
         }
     }
 
@@ -106,7 +112,7 @@ impl Budget {
         match self {
             Self::Norm(threat) => Some(threat.eps.value()),
             Self::Patch(threat) => Some(threat.side as f32),
-            Self::Spatial(_) => None,
+            Self::Spatial(_) | Self::Union(_) => None,
         }
     }
 
@@ -116,6 +122,7 @@ impl Budget {
             Self::Norm(threat) => threat.bounds,
             Self::Patch(threat) => threat.bounds,
             Self::Spatial(threat) => threat.bounds,
+            Self::Union(union) => union.0.first().map_or((0.0, 1.0), |threat| threat.bounds),
         }
     }
 }
@@ -148,6 +155,7 @@ impl fmt::Display for Budget {
         match self {
             Self::Norm(threat) => threat.fmt(f),
             Self::Patch(threat) => threat.fmt(f),
+            Self::Union(union) => union.fmt(f),
             Self::Spatial(threat) => threat.fmt(f),
         }
     }
@@ -157,6 +165,12 @@ impl FromStr for Budget {
     type Err = ParseThreatError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.contains('+') {
+            let parts = text.split('+').map(|part| part.trim().parse());
+            return parts
+                .collect::<Result<_, _>>()
+                .map(|threats| Self::Union(Union(threats)));
+        }
         let (kind, size) = text.split_once(':').unwrap_or((text, ""));
         match kind {
             "patch" => size.parse().map(Self::Patch),

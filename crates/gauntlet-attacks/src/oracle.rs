@@ -430,6 +430,8 @@ pub(crate) mod tests {
             restarts: 1,
             init: Init::Clean,
             keep: Keep::Best,
+            goal: Goal::Untargeted,
+            sparsity: Pgd::SPARSITY,
         };
         let unmoved = pgd.perturb(&model, x.clone(), y.clone(), &noise(0..8));
         assert_eq!(values(unmoved), values(x.clone()));

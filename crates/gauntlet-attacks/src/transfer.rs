@@ -106,6 +106,8 @@ mod tests {
             restarts: 1,
             init: Init::Uniform,
             keep: Keep::Last,
+            goal: Goal::Untargeted,
+            sparsity: Pgd::SPARSITY,
         }
     }
 

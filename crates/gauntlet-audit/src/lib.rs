@@ -1,8 +1,8 @@
 //! What a model withstands: evaluation over a data set, tables, `report.json`, and pages for people.
 
 mod audit;
-mod auditor;
 mod audit_page;
+mod auditor;
 mod classes;
 mod diagnosis;
 mod error;
@@ -11,22 +11,22 @@ mod histogram;
 mod html;
 mod kept;
 mod outcomes;
-mod plan;
 #[cfg(test)]
 mod page_tests;
+mod plan;
 mod plot;
 mod replay;
 mod report;
+mod run_page;
 mod signs;
 mod spec;
-mod run_page;
 mod suite;
 
 pub use audit::{
     AttackResult, Audit, Class, Confidence, CorruptionResult, Data, Finding, Threat, Twin,
 };
-pub use auditor::{Auditor, Found, Stage};
 pub use audit_page::{Weak, audit_page};
+pub use auditor::{Auditor, Found, Stage};
 pub use diagnosis::{diagnoses, diagnosis};
 pub use error::AuditError;
 pub use evaluation::{Evaluation, evaluate, wilson};

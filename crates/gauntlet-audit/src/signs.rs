@@ -323,7 +323,7 @@ impl<'a> Look<'a> {
                 let logits = self.subject.model.logits(x);
                 AttackLoss::Margin.per_sample(logits, y.clone())
             };
-            let step = |direction| threat.step(x.clone(), x.clone(), direction, eps);
+            let step = |direction| threat.step(x.clone(), x.clone(), direction, eps, Pgd::SPARSITY);
             let guided = margin(step(gradient));
             let mut best = guided.full_like(f32::NEG_INFINITY);
             for r in 0..DIRECTIONS {

@@ -6,9 +6,7 @@ use std::time::Instant;
 
 use burn::tensor::{Device, Tensor, activation::softmax};
 use gauntlet_attacks::evaluate::predictions;
-use gauntlet_attacks::{
-    Apgd, ApgdLoss, Attack, Budget, Fab, Noise, Square, ThreatModel, Violation,
-};
+use gauntlet_attacks::{Attack, Budget, Eot, Noise, ThreatModel, Violation};
 use gauntlet_data::Dataset;
 use gauntlet_kernels::{NoiseKey, Stream};
 use gauntlet_models::Classifier;
