@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::builder::TypedValueParser;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
-use gauntlet_attacks::ThreatModel;
+use gauntlet_attacks::Budget;
+use gauntlet_audit::SuiteName;
 use gauntlet_data::Source;
+use gauntlet_models::{Activation, Arch};
 
 use crate::config::Set;
 use crate::devices::{Backend, Spec};
@@ -104,64 +106,163 @@ pub(crate) struct Resume {
     pub(crate) sets: Sets,
 }
 
-/// Find out what a model withstands, by AutoAttack.
+/// Find out what a model withstands, by AutoAttack or a plan of your own.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     gauntlet audit runs/mnist-pgd --samples 1000\n  \
-    gauntlet audit runs/mnist-pgd --plan quick\n  \
-    gauntlet audit runs/mnist-pgd --threat linf:0.1 --threat linf:0.3 --json audit.json\n  \
+    gauntlet audit runs/mnist-pgd --plan quick --threat linf:0.1 --threat linf:0.3\n  \
+    gauntlet audit runs/mnist-pgd --plan configs/audits/everything.toml\n  \
+    gauntlet audit net.pth --arch preact-resnet18 --data cifar10 --threat linf:8/255 \\\n    \
+        --mean 0.4914 0.4822 0.4465 --std 0.2471 0.2435 0.2616\n  \
+    gauntlet audit net.pth --arch mnist-cnn --data images.npy --labels labels.npy --threat l2:0.5\n  \
     gauntlet audit runs/mnist-pgd --require 'linf:0.3>=0.85'    # exit status 3 if it is less\n\n\
-    An audit that was interrupted goes on where it stopped when the same command is given again.")]
+    Budgets: linf:8/255, l2:0.5, l1:12, l0:10 (pixels), patch:5 (side), spatial:30deg,3px, and unions such as\n\
+    'linf:0.3 + l2:2'. An audit that was interrupted, or killed, goes on where it stopped when the same command\n\
+    is given again. The folder of the audit gets audit.json, audit.html and outcomes.safetensors (sample by sample).")]
 pub(crate) struct Audit {
-    /// A run's folder (its best checkpoint) or a checkpoint's.
+    /// A run's folder (its best checkpoint), a checkpoint's, or a file of weights: safetensors or a PyTorch state dict.
     pub(crate) model: PathBuf,
     /// What the attacker may do, such as linf:8/255 or l2:0.5; may be repeated. [default: that of the run]
-    #[arg(long)]
-    pub(crate) threat: Vec<ThreatModel>,
-    /// Which attacks, in turn, each on what is still standing.
-    #[arg(long, value_enum, default_value_t = AuditPlan::Standard)]
-    pub(crate) plan: AuditPlan,
-    /// The data set whose test part is attacked. [default: that of the run]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) data: Option<Source>,
+    #[arg(long, value_name = "BUDGET")]
+    pub(crate) threat: Vec<Budget>,
+    /// Which attacks, in turn, each on what is still standing: standard (AutoAttack's APGD-CE, APGD-T, FAB-T and Square, with
+    /// its steps and budgets), quick (APGD on both losses, 50 steps, 3 targets), or a TOML file.
+    #[arg(long, default_value = "standard", value_name = "PLAN")]
+    pub(crate) plan: PlanName,
+    /// What is attacked: a data set's test part by name, a folder of images (test/CLASS/*.png), an .npz, or the images of an
+    /// .npy. [default: that of the run]
+    #[arg(long, value_name = "DATA")]
+    pub(crate) data: Option<DataName>,
+    /// The labels, where `--data` is an .npy of images.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) labels: Option<PathBuf>,
     /// Attack only the first so many test images.
     #[arg(long, value_name = "N")]
     pub(crate) samples: Option<usize>,
-    /// Least robust accuracy, as THREAT>=SHARE; may be repeated. Less ends with exit status 3.
-    #[arg(long, value_name = "THREAT>=SHARE")]
+    /// Least robust accuracy, as BUDGET>=SHARE; may be repeated. Less ends with exit status 3.
+    #[arg(long, value_name = "BUDGET>=SHARE")]
     pub(crate) require: Vec<Requirement>,
     /// Seed of the attacks' random numbers.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
-    /// Images attacked at a time; the result does not depend on it.
-    #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u64).range(1..).map(|n| n as usize))]
-    pub(crate) batch_size: usize,
-    #[arg(long, default_value_t = 2)]
-    pub(crate) workers: usize,
+    /// Images attacked at a time; the result does not depend on it. [default: 64 on the CPU, 512 on a GPU]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..).map(|n| n as usize))]
+    pub(crate) batch_size: Option<usize>,
+    /// Batches attacked at the same time on the CPU; the result does not depend on it. [default: the number of cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024).map(|n| n as usize))]
+    pub(crate) jobs: Option<usize>,
+    /// Do not look for signs that the result is not what it seems.
+    #[arg(long)]
+    pub(crate) no_diagnosis: bool,
     /// Where to compute: auto, cpu, vulkan[:N] or cuda[:N].
     #[arg(long, value_name = "DEVICE")]
     pub(crate) device: Option<Spec>,
-    /// Folder for what is kept and found. [default: `audit` in the checkpoint]
+    /// Folder for what is kept and found. [default: `audit` in the checkpoint; audits/NAME for a file of weights]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
-    /// Write the result as JSON to this file; `-` prints it in place of the table.
+    /// Write the result as JSON to this file too; `-` prints it in place of the table.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Write the report to this file too.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Export the adversarial examples: to an .npz (x, y, clean, index), or as PNG files to a folder.
+    #[arg(long, value_name = "FILE.npz|DIR")]
+    pub(crate) examples: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) weights: Weights,
 }
 
-/// Suites of attacks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum AuditPlan {
-    /// AutoAttack's: APGD-CE, APGD-T, FAB-T, Square, with its steps and budgets.
-    Standard,
-    /// For a first look: APGD-CE and APGD-T with 50 steps, the latter on 3 targets.
-    Quick,
+/// What a file of weights does not say.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "For a file of weights")]
+pub(crate) struct Weights {
+    /// The architecture, from `gauntlet model list`. [default: the only one that fits]
+    #[arg(long, value_name = "NAME", value_parser = arch)]
+    pub(crate) arch: Option<Arch>,
+    /// Hidden units of `mlp`, widening factor of `wide-resnet`.
+    #[arg(long, value_name = "N")]
+    pub(crate) width: Option<usize>,
+    /// Layers of `wide-resnet`.
+    #[arg(long, value_name = "N")]
+    pub(crate) depth: Option<usize>,
+    /// Nonlinearity: relu or silu. [default: relu]
+    #[arg(long, value_name = "NAME", value_parser = activation)]
+    pub(crate) activation: Option<Activation>,
+    /// Mean of each channel in [0, 1] that inputs were normalised with.
+    #[arg(long, num_args = 1.., value_name = "MEAN")]
+    pub(crate) mean: Vec<f32>,
+    /// Standard deviation of each channel that inputs were normalised with.
+    #[arg(long, num_args = 1.., value_name = "STD")]
+    pub(crate) std: Vec<f32>,
+    /// How many classes there are, where the data do not tell. [default: 10]
+    #[arg(long, value_name = "N")]
+    pub(crate) classes: Option<usize>,
+}
+
+fn arch(text: &str) -> Result<Arch, String> {
+    let found = Arch::ALL.into_iter().find(|arch| arch.name() == text);
+    found.ok_or_else(|| {
+        let names = Arch::ALL.map(Arch::name).join(", ");
+        format!("there are {names}")
+    })
+}
+
+fn activation(text: &str) -> Result<Activation, String> {
+    match text {
+        "relu" => Ok(Activation::Relu),
+        "silu" => Ok(Activation::Silu),
+        _ => Err("there are relu and silu".to_owned()),
+    }
+}
+
+/// A suite by name, or a file that says what to attack with.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum PlanName {
+    Suite(SuiteName),
+    File(PathBuf),
+}
+
+impl FromStr for PlanName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "standard" => Ok(Self::Suite(SuiteName::Standard)),
+            "quick" => Ok(Self::Suite(SuiteName::Quick)),
+            _ if text.ends_with(".toml") => Ok(Self::File(text.into())),
+            _ => Err(format!(
+                "`{text}` is no plan: there are standard, quick, and files such as `plan.toml`"
+            )),
+        }
+    }
+}
+
+/// Data by name, or a user's own.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum DataName {
+    Known(Source),
+    Files(PathBuf),
+}
+
+impl FromStr for DataName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let path = PathBuf::from(text);
+        match text.parse() {
+            Ok(Source::ImageFolder) => Err("name the folder itself".to_owned()),
+            Ok(source) => Ok(Self::Known(source)),
+            Err(_) if path.exists() => Ok(Self::Files(path)),
+            Err(problem) => Err(format!("{problem}, and no such file or folder is here")),
+        }
+    }
 }
 
 /// `linf:8/255>=0.45`
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Requirement {
-    pub(crate) threat: ThreatModel,
+    pub(crate) threat: Budget,
     /// Share in [0, 1].
     pub(crate) least: f64,
 }
