@@ -432,9 +432,11 @@ fn host(x: Tensor<1>) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;
+    use burn::tensor::activation::relu;
     use gauntlet_kernels::{NoiseKey, Stream};
 
     use super::*;
+    use crate::Pgd;
     use crate::testing::{Linear, values};
 
     #[test]
@@ -584,9 +586,11 @@ mod tests {
         let x = x.clamp(0.0, 1.0);
         struct Slope(Tensor<2>);
         impl Classifier<2> for Slope {
+            // The ratio is the second logit, less 100, over 1100.
             fn logits(&self, x: Tensor<2>) -> Tensor<2> {
                 let score = x.matmul(self.0.clone().transpose());
-                Tensor::cat(vec![score.clone().neg().add_scalar(1e3), score], 1)
+                let no = score.zeros_like();
+                Tensor::cat(vec![no.clone() + 100.0, score, no - 1000.0], 1)
             }
             fn features(&self, x: Tensor<2>) -> Tensor<2> {
                 x
@@ -617,16 +621,63 @@ mod tests {
                 larger_eps,
                 ..Apgd::new("l1:6".parse().unwrap(), ApgdLoss::Dlr)
             };
-            let attack = Apgd {
-                loss: ApgdLoss::CrossEntropy,
-                ..attack
-            };
             let moved = attack.perturb(&model, x.clone(), y.clone(), &noise) - x.clone();
             let gains = values((moved * weights.clone()).sum_dim(1));
             for (gain, best) in gains.iter().zip(&best) {
-                println!("{larger_eps} {}", gain / best);
-                assert!(*gain > 0.9 * best, "{larger_eps}: {gain} of {best}");
+                assert!(*gain > 0.96 * best, "{larger_eps}: {gain} of {best}");
             }
+        }
+    }
+
+    /// On a random network it fools no fewer inputs than PGD with as many steps; in L1, where it finds the sparsity, more.
+    #[test]
+    fn it_is_stronger_than_fixed_steps() {
+        struct Network {
+            hidden: Tensor<2>,
+            output: Tensor<2>,
+        }
+        impl Classifier<2> for Network {
+            fn logits(&self, x: Tensor<2>) -> Tensor<2> {
+                self.features(x).matmul(self.output.clone())
+            }
+            fn features(&self, x: Tensor<2>) -> Tensor<2> {
+                relu(x.sub_scalar(0.5).matmul(self.hidden.clone()))
+            }
+        }
+        let (device, n, width, rows) = (Device::flex(), 196, 64, 200);
+        let key = NoiseKey::new(8, Stream::Init);
+        let ids = |n: usize| (0..n as u32).collect::<Vec<_>>();
+        let model = Network {
+            hidden: key.normal(&ids(n), [n, width], &device),
+            output: key.restart(1).normal(&ids(width), [width, 10], &device),
+        };
+        let x = key
+            .restart(2)
+            .uniform(&ids(rows), [rows, n], -0.5, 1.5, &device);
+        let x = x.clamp(0.0, 1.0);
+        let y = model.logits(x.clone()).argmax(1).squeeze_dim::<1>(1);
+        let noise = Noise {
+            key: NoiseKey::new(1, Stream::EvalAttack),
+            samples: ids(rows),
+        };
+        for (threat, more) in [("linf:0.004", 0), ("l2:0.1", 0), ("l1:1", 5)] {
+            let threat: ThreatModel = threat.parse().unwrap();
+            let fooled = |attack: &dyn Attack<2>| {
+                let found = attack.perturb(&model, x.clone(), y.clone(), &noise);
+                assert_eq!(threat.verify(&x, &found), Ok(()));
+                let margins = AttackLoss::Margin.per_sample(model.logits(found), y.clone());
+                values(margins).iter().filter(|&&m| m > 0.0).count()
+            };
+            let pgd = fooled(&Pgd::new(threat.clone(), 40));
+            for larger_eps in [false, true] {
+                let apgd = fooled(&Apgd {
+                    steps: 40,
+                    larger_eps,
+                    ..Apgd::new(threat.clone(), ApgdLoss::CrossEntropy)
+                });
+                assert!(apgd >= pgd + more, "{threat}: {apgd} and {pgd}");
+            }
+            assert!((rows / 10..rows).contains(&pgd), "{threat}: {pgd}");
         }
     }
 }

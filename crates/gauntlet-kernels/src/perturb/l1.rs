@@ -1,9 +1,9 @@
 //! The L1 ball inside the box: the nearest point, and the steepest way up.
 //!
 //! Both need an order of the values of each sample, which whole-tensor operations find slowly: burn's GPU backends sort on the host,
-//! and closing in on a threshold takes dozens of passes. So these functions work row by row on the host, in `f64`, on all cores:
-//! at 128 rows of 784 values a step with its projection takes a tenth of the time of one sort on the CPU. Elsewhere it
-//! costs one round trip of the batch, little beside a gradient.
+//! and closing in on a threshold takes dozens of passes. So these functions work row by row on the host, in `f64`, on all cores.
+//! A step and its projection take 2.6 ms for 128 rows of 784 values and 14 ms for 3072 on one core, where one sort of the first batch
+//! takes 5 ms on flex. On a GPU they cost one round trip of the batch.
 
 use std::num::NonZero;
 use std::thread;
@@ -540,50 +540,6 @@ mod tests {
                 }
                 let gain: f32 = (0..6).map(|i| grad[i] * (steepest[part.start + i] - x0[i])).sum();
                 prop_assert!((gain - best).abs() < 1e-5, "{gain} for {best}");
-            }
-        }
-    }
-
-    #[test]
-    #[ignore = "a measurement"]
-    fn speed() {
-        let device = Device::flex();
-        for n in [784usize, 3072] {
-            let samples: Vec<u32> = (0..128).collect();
-            let key = NoiseKey::new(4, Stream::EvalAttack);
-            let x0 = key.uniform(&samples, [128, n], 0.0, 1.0, &device);
-            let g = key.restart(1).normal(&samples, [128, n], &device);
-            let x = project_l1(x0.clone() + g.clone(), x0.clone(), 12.0, BOX);
-            for _ in 0..3 {
-                let t = std::time::Instant::now();
-                for _ in 0..10 {
-                    let _ = values(
-                        l1_step(x.clone(), x0.clone(), g.clone(), 2.0, 0.05, 12.0, BOX)
-                            .slice([0..1]),
-                    );
-                }
-                let step = t.elapsed() / 10;
-                let t = std::time::Instant::now();
-                for _ in 0..10 {
-                    let _ = values(
-                        project_l1(
-                            x.clone() + g.clone().mul_scalar(0.01),
-                            x0.clone(),
-                            12.0,
-                            BOX,
-                        )
-                        .slice([0..1]),
-                    );
-                }
-                let project = t.elapsed() / 10;
-                let t = std::time::Instant::now();
-                for _ in 0..10 {
-                    let _ = values(g.clone().abs().sort_descending(1).slice([0..1]));
-                }
-                println!(
-                    "{n}: step {step:?} project {project:?} sort {:?}",
-                    t.elapsed() / 10
-                );
             }
         }
     }
