@@ -1,14 +1,13 @@
 //! The page of an audit.
 
 use burn::tensor::Tensor;
-use gauntlet_data::Source;
-use gauntlet_data::picture::{self, Example};
+use gauntlet_data::{Source, picture};
 
-use crate::diagnosis::findings;
+use crate::diagnosis::{findings, kinds};
 use crate::histogram::histogram;
 use crate::html::{
-    accuracy, add, between, columns, document, duration, escape, fold, image, may, plural,
-    protocol, section, table, warnings, width,
+    accuracy, add, between, columns, document, duration, escape, fold, image, may, norm_name,
+    plural, protocol, section, table, warnings, width,
 };
 use crate::report::percent;
 use crate::{Audit, Class, Threat, classes, plot};
@@ -86,7 +85,7 @@ fn headline(page: &mut String, audit: &Audit) {
         ),
     );
     if !audit.findings.is_empty() {
-        let count = audit.findings.len();
+        let count = kinds(audit).len();
         add(
             page,
             format_args!(
@@ -113,8 +112,13 @@ fn headline(page: &mut String, audit: &Audit) {
         let robust = (twin.robust_accuracy, twin.robust_interval);
         rows += &row("twin, attacked", trained, "robust", robust);
     }
-    let head = columns(["what an attacker may do", "accuracy", "with its interval"]);
-    *page += &table("big", "Accuracy without and under attack", &head, &rows);
+    let head = columns(["what an attacker may do", "accuracy", "of all samples"]);
+    *page += &table(
+        "big full",
+        "Accuracy without and under attack",
+        &head,
+        &rows,
+    );
     *page += "<p class=\"sub\">A sample counts as robust if it is classified correctly and no attack changes that. Pixel \
               values range from 0 to 1. Below each number, and as a line across its bar, the 95 % interval (Wilson).</p>\n";
     warnings(page, audit);
@@ -180,7 +184,7 @@ fn curves(audit: &Audit) -> String {
             points.sort_by(|a, b| a.0.total_cmp(&b.0));
             Some(format!(
                 "<figure><figcaption>{}</figcaption>{}</figure>\n",
-                escape(norm),
+                escape(&norm_name(norm)),
                 plot::robustness(norm, &points)
             ))
         })
@@ -277,20 +281,25 @@ fn flow(before: f64, left: f64) -> String {
 }
 
 fn by_class(audit: &Audit) -> String {
-    let attacked: Vec<(&str, &[Class])> = audit
+    let known: Vec<&Threat> = audit
         .threats
         .iter()
         .filter(|threat| !threat.per_class.is_empty())
+        .collect();
+    let Some(first) = known.first() else {
+        let classes = audit.per_class.as_slice();
+        return match classes {
+            [] => String::new(),
+            _ => classes::by_class(classes, &[("under attack", classes)], 0),
+        };
+    };
+    let attacked: Vec<(&str, &[Class])> = known
+        .iter()
         .map(|threat| (threat.threat.as_str(), threat.per_class.as_slice()))
         .collect();
-    match (attacked.as_slice(), audit.per_class.as_slice()) {
-        ([], []) => String::new(),
-        ([], classes) => classes::by_class(classes, &[("under attack", classes)], "under attack"),
-        ([(_, first), ..], _) => {
-            let last = attacked.last().map_or("", |(threat, _)| *threat);
-            classes::by_class(first, &attacked, &format!("within {last}"))
-        }
-    }
+    let robust = |place: &usize| known[*place].robust_accuracy;
+    let hardest = (0..known.len()).min_by(|a, b| robust(a).total_cmp(&robust(b)));
+    classes::by_class(&first.per_class, &attacked, hardest.unwrap_or(0))
 }
 
 fn confusion(audit: &Audit) -> String {
@@ -342,7 +351,7 @@ fn samples(weakest: &[(String, Vec<Weak>)]) -> String {
     for (threat, samples) in weakest.iter().filter(|(_, samples)| !samples.is_empty()) {
         add(
             &mut html,
-            format_args!("<h3>{}</h3>\n<div class=\"pair\">", escape(threat)),
+            format_args!("<h3>{}</h3>\n<div class=\"three\">", escape(threat)),
         );
         for sample in samples {
             html += &weak(sample);
@@ -358,20 +367,20 @@ fn samples(weakest: &[(String, Vec<Weak>)]) -> String {
 }
 
 fn weak(sample: &Weak) -> String {
-    let example = Example {
-        label: sample.label.clone(),
-        clean: sample.clean.clone(),
-        adversarial: sample.adversarial.clone(),
-    };
     let (clean, adversarial) = sample.images.clone();
-    let picture = picture::grid(clean, adversarial, &[example]);
+    let picture = picture::grid(clean, adversarial, &[]);
     let distance = sample
         .distance
         .map(|distance| format!(" at distance {distance:.4}"))
         .unwrap_or_default();
     let (index, label) = (sample.index, &sample.label);
+    let wrong = if sample.clean == *label {
+        String::new()
+    } else {
+        format!(" (without attack for {})", sample.clean)
+    };
     let fell = format!(
-        "{label}, taken for {} by {}{distance}",
+        "{label}, taken for {} by {}{distance}{wrong}",
         sample.adversarial, sample.attack
     );
     let alt = format!("Sample {index} before the attack, the change, and after it: {fell}");
@@ -428,8 +437,8 @@ fn corruptions(audit: &Audit) -> String {
         .map(|&family| line(&escape(family), &|other| other == family))
         .collect();
     rows += &line("<b>mean</b>", &|_| true);
-    let severities: Vec<String> = severities.iter().map(|s| format!("severity {s}")).collect();
-    let names = ["corruption"].into_iter();
+    let severities: Vec<String> = severities.iter().map(u8::to_string).collect();
+    let names = ["corruption, by severity"].into_iter();
     let names = names
         .chain(severities.iter().map(String::as_str))
         .chain(["mean"]);

@@ -8,9 +8,9 @@ const SHOWN: usize = 20;
 /// Of more, so many are shown first.
 const FIRST: usize = 15;
 
-/// Accuracy without attack, and under each attack of `attacked`, with bars. Of many classes the weakest under the last of
-/// them come first, and the rest is folded away; `last` names it in a sentence.
-pub(crate) fn by_class(classes: &[Class], attacked: &[(&str, &[Class])], last: &str) -> String {
+/// Accuracy without attack, and under each attack of `attacked`, with bars. Of many classes those that are weakest under the
+/// attack at `hardest` come first, and the rest is folded away.
+pub(crate) fn by_class(classes: &[Class], attacked: &[(&str, &[Class])], hardest: usize) -> String {
     let names = ["class", "samples", "clean"].into_iter();
     let head = columns(names.chain(attacked.iter().map(|(name, _)| *name)));
     let row = |&place: &usize| {
@@ -34,7 +34,7 @@ pub(crate) fn by_class(classes: &[Class], attacked: &[(&str, &[Class])], last: &
     if classes.len() <= SHOWN {
         return whole(&rows(&places));
     }
-    let weakest = attacked.last().map_or(classes, |(_, classes)| *classes);
+    let (under, weakest) = attacked.get(hardest).copied().unwrap_or(("clean", classes));
     let robust = |place: &usize| match weakest.get(*place) {
         Some(class) if class.samples > 0 => class.robust_accuracy,
         _ => f64::INFINITY,
@@ -42,9 +42,9 @@ pub(crate) fn by_class(classes: &[Class], attacked: &[(&str, &[Class])], last: &
     places.sort_by(|a, b| robust(a).total_cmp(&robust(b)));
     let (first, rest) = places.split_at(FIRST);
     format!(
-        "<p class=\"sub\">The {FIRST} of {} classes that are weakest {}.</p>\n{}{}",
+        "<p class=\"sub\">The {FIRST} of {} classes that are lowest in the column {}.</p>\n{}{}",
         classes.len(),
-        escape(last),
+        escape(under),
         whole(&rows(first)),
         fold(false, "The other classes", &whole(&rows(rest))),
     )
@@ -159,7 +159,7 @@ mod tests {
             .map(|i| class(&format!("c{i:02}"), 10, f64::from(i * 7 % 30) / 30.0))
             .collect();
         classes[0] = class("absent", 0, 0.0);
-        let html = by_class(&classes, &[("l2:1", &classes)], "within l2:1");
+        let html = by_class(&classes, &[("l2:1", &classes)], 0);
         let (first, rest) = html.split_once("<details>").unwrap();
         // i * 7 % 30 = 1 for i = 13; 29 for i = 17. A class without samples is not weak.
         assert!(first.contains("c13") && rest.contains("c17") && rest.contains("absent"));

@@ -3,11 +3,11 @@
 use crate::html::{add, escape};
 
 /// Size of the drawing, and of the part of it that bars are in.
-const SIZE: (f64, f64) = (260.0, 150.0);
+const SIZE: (f64, f64) = (260.0, 126.0);
 const LEFT: f64 = 42.0;
 const RIGHT: f64 = 252.0;
 const TOP: f64 = 14.0;
-const BOTTOM: f64 = 118.0;
+const BOTTOM: f64 = 94.0;
 
 /// A histogram of `counts` over equal bins of [0, 1] under a caption; heights are shares of the samples. `colour` is CSS.
 pub(crate) fn histogram(caption: &str, counts: &[usize], colour: &str) -> String {
@@ -22,9 +22,7 @@ pub(crate) fn histogram(caption: &str, counts: &[usize], colour: &str) -> String
     let most = share(counts.iter().copied().max().unwrap_or(0));
     let (low, high) = median(counts);
     let plural = crate::html::plural(total);
-    let said = format!(
-        "{total} sample{plural}; half of them below a value between {low:.2} and {high:.2}"
-    );
+    let said = format!("{total} sample{plural}, median {low:.2} to {high:.2}");
     let (width, height) = SIZE;
     let mut svg = format!(
         "<svg class=\"hist\" viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"Confidence, {caption}: {said}\">"
@@ -106,7 +104,7 @@ mod tests {
             .collect();
         assert_eq!(heights.len(), 2);
         assert!((heights[1] - 3.0 * heights[0]).abs() < 0.2);
-        assert!(html.contains("4 samples") && html.contains("between 0.75 and 1.00"));
+        assert!(html.contains("4 samples") && html.contains("median 0.75 to 1.00"));
         assert!(html.contains("75 %") && html.contains("a &lt; b"));
         assert!(histogram("none", &[0, 0], "red").contains("no samples"));
     }

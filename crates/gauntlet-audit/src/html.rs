@@ -19,18 +19,19 @@ nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; pa
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
 tr > :first-child { text-align: left; padding-left: 0; } td { white-space: nowrap; }
-.scroll { overflow-x: auto; } tbody th { font-weight: inherit; }
-.big td { font-size: 1.25rem; } .big .range { display: block; font-size: .8rem; opacity: .7; }
+.scroll { overflow-x: auto; } .scroll tr > :first-child { position: sticky; left: 0; background: Canvas; } tbody th { font-weight: inherit; }
+.full { width: 100%; } .full .wide { width: 45%; } .big td { font-size: 1.25rem; } .big .range { display: block; font-size: .8rem; opacity: .7; }
 .warning { border-left: .25rem solid #e69f00; padding: .2rem .8rem; margin: .4rem 0; background: var(--faint); }
 .finding { border: 1px solid var(--line); border-left: .35rem solid var(--alarm); border-radius: .3rem; padding: .2rem 1rem .6rem; margin: .8rem 0; }
-.finding h3 { margin-top: .5rem; } .finding ul { margin: .3rem 0; padding-left: 1.2rem; }
+.finding h3 { margin-top: .5rem; } .finding h3 code { display: block; font-weight: 400; font-size: .8rem; opacity: .75; } .finding summary { font-weight: 600; } .finding ul { margin: .3rem 0; padding-left: 1.2rem; }
 figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; border-radius: .3rem; }
 .plot { display: block; width: 100%; max-width: 46rem; height: auto; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; margin: .3rem 0; padding: 0; font-size: .9rem; }
 .swatch { vertical-align: middle; }
-.pair { display: flex; flex-wrap: wrap; gap: 0 1.5rem; } .pair figure { flex: 1 1 18rem; }
+.pair { display: flex; flex-wrap: wrap; gap: 0 1.5rem; } .pair figure { flex: 1 1 18rem; } .pair .plot { max-width: 30rem; } .pair .plot text { font-size: 19px; }
 .three { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 0 1.5rem; }
 .hist { display: block; width: 100%; height: auto; } .hist text { font: 12px system-ui, sans-serif; fill: currentColor; }
+p.sources { font-size: .85rem; opacity: .75; }
 figcaption { font-weight: 600; margin-bottom: .3rem; } figcaption .note { display: block; font-weight: 400; font-size: .85rem; opacity: .75; }
 .meter { min-width: 5.5rem; } .track { display: block; position: relative; height: .5rem; background: var(--faint); border-radius: .15rem; }
 .bar { display: block; height: 100%; border-radius: .15rem; }
@@ -42,11 +43,12 @@ figcaption { font-weight: 600; margin-bottom: .3rem; } figcaption .note { displa
 .span::before { left: 0; } .span::after { right: 0; }
 .heat td { text-align: center; padding: .25rem .5rem; } .heat thead th { vertical-align: bottom; font-weight: 400; }
 .heat .own { outline: 2px solid var(--clean); outline-offset: -2px; } .heat .none { opacity: .4; }
-.heat .turned span { writing-mode: vertical-rl; transform: rotate(180deg); }
+.heat .turned span { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 9rem; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 details { border-bottom: 1px solid var(--line); padding: .3rem 0; } .finding details, p + details.plain { border: 0; padding: 0; }
 summary { cursor: pointer; overflow-wrap: anywhere; } details > :last-child { margin-bottom: .6rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; } dt { opacity: .75; } dd { margin: 0; overflow-wrap: anywhere; }
-@media (max-width: 30rem) { dl { display: block; } dd { margin-bottom: .5rem; } .plot text { font-size: 19px; } th, td { padding: .3rem .45rem; } .meter { min-width: 4.5rem; } .wide { min-width: 6rem; } }
+@media (max-width: 30rem) { dl { display: block; } dd { margin-bottom: .5rem; } .plot text { font-size: 19px; } th, td { padding: .3rem .45rem; } .meter { min-width: 4.5rem; } .wide { min-width: 6rem; }
+.full .wide { width: 20%; min-width: 4rem; } .scroll tbody th { min-width: 5.5rem; overflow-wrap: anywhere; } .full tbody th { min-width: 9rem; } }
 pre { overflow-x: auto; background: var(--faint); padding: .8rem; border-radius: .3rem; font-size: .85rem; }
 ";
 
@@ -149,13 +151,22 @@ pub(crate) fn may(norm: &str, eps: &str) -> Option<String> {
     })
 }
 
+/// A norm as people write it, with the name it has in commands.
+pub(crate) fn norm_name(norm: &str) -> String {
+    match norm {
+        "linf" => "L∞ (linf)".to_owned(),
+        "l2" | "l1" | "l0" => format!("{} ({norm})", norm.to_uppercase()),
+        other => other.to_owned(),
+    }
+}
+
 /// A list of terms and what is said of them.
 #[derive(Default)]
 pub(crate) struct Terms(String);
 
 impl Terms {
     pub(crate) fn add(&mut self, term: &str, text: &str) {
-        let text = escape(text);
+        let (term, text) = (escape(term), escape(text));
         add(
             &mut self.0,
             format_args!("<dt>{term}</dt><dd>{text}</dd>\n"),
@@ -180,12 +191,10 @@ pub(crate) fn protocol(audit: &Audit, counts: &str) -> String {
         list.add("plan", plan);
     }
     for threat in &audit.threats {
-        list.add("threat", &threat.threat);
-        for attack in &threat.attacks {
-            list.add("attack", &budget(attack));
-        }
+        let attacks: Vec<String> = threat.attacks.iter().map(budget).collect();
         let seconds = threat.attacks.iter().map(|attack| attack.seconds).sum();
-        list.add("time under attack", &duration(seconds));
+        let text = format!("{}; in {}", attacks.join("; "), duration(seconds));
+        list.add(&format!("attacks, {}", threat.threat), &text);
     }
     list.add("what counts", counts);
     list.add("intervals", "95 % (Wilson 1927)");
@@ -200,25 +209,29 @@ pub(crate) fn protocol(audit: &Audit, counts: &str) -> String {
 
 /// An attack with all that is known of its budget.
 fn budget(attack: &AttackResult) -> String {
-    let mut parts = Vec::new();
-    if attack.steps > 0 {
-        let mut steps = format!("{} step{}", attack.steps, plural(attack.steps));
-        if let Some(size) = attack.step_size {
-            steps += &format!(" of {size}");
-        }
-        if let Some(loss) = &attack.loss {
-            steps += &format!(" up the {loss} loss");
-        }
-        parts.push(steps);
+    if attack.steps == 0 {
+        return attack.name.clone();
     }
-    let mut runs = format!("{} restart{}", attack.restarts, plural(attack.restarts));
+    let mut text = format!(
+        "{}: {} step{}",
+        attack.name,
+        attack.steps,
+        plural(attack.steps)
+    );
+    if let Some(size) = attack.step_size {
+        text += &format!(" of {size}");
+    }
+    if let Some(loss) = &attack.loss {
+        text += &format!(" up the {loss} loss");
+    }
+    let restarts = attack.restarts;
+    text += &format!(", {restarts} restart{}", plural(restarts));
     match attack.random_start {
-        Some(true) => runs += " from a random place in the ball",
-        Some(false) => runs += " from the clean image",
+        Some(true) => text += " from a random place in the ball",
+        Some(false) => text += " from the clean image",
         None => {}
     }
-    parts.push(runs);
-    format!("{}: {}", attack.name, parts.join(", "))
+    text
 }
 
 pub(crate) fn plural(count: usize) -> &'static str {
@@ -258,6 +271,13 @@ pub(crate) fn escape(text: &str) -> String {
 /// What holds of every page.
 #[cfg(test)]
 pub(crate) mod testing {
+    /// Writes a page into the folder that `GAUNTLET_PAGES` names, if it is set, for a person to look at.
+    pub(crate) fn look(name: &str, page: &str) {
+        if let Some(folder) = std::env::var_os("GAUNTLET_PAGES") {
+            std::fs::write(std::path::Path::new(&folder).join(name), page).unwrap();
+        }
+    }
+
     /// Nothing is loaded and nothing runs.
     pub(crate) fn stands_alone(page: &str) {
         // The namespace of SVG is a name, not an address that is loaded.

@@ -189,7 +189,7 @@ impl Plot<'_> {
         let mut chart = ChartBuilder::on(&area)
             .margin(10)
             .margin_right(18)
-            .x_label_area_size(50)
+            .x_label_area_size(54)
             .y_label_area_size(64)
             .build_cartesian_2d(0.0..right, axis)?;
         chart

@@ -457,6 +457,7 @@ mod tests {
         let page = run_page::page(&report, &report.audit());
         assert!(!page.contains("<script") && page.contains("&lt;script&gt;alert(1)"));
         assert!(page.contains("a &lt; b") && page.contains("training &amp; more"));
+        html::testing::look("run.html", &page);
         html::testing::stands_alone(&page);
         for text in [
             "75.00 %",

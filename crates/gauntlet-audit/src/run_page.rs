@@ -17,11 +17,8 @@ pub(crate) fn page(report: &RunReport, audit: &Audit) -> String {
             section(&mut page, &format!("curves-{place}"), title, &figure);
         }
     }
-    let by_class = classes::by_class(
-        &audit.per_class,
-        &[("under attack", &audit.per_class)],
-        "under attack",
-    );
+    let attacked = [("under attack", audit.per_class.as_slice())];
+    let by_class = classes::by_class(&audit.per_class, &attacked, 0);
     section(&mut page, "classes", "By class", &by_class);
     let mut pictures = gallery(report, &report.label, &report.hardened);
     if let Some(twin) = &report.standard {

@@ -33,10 +33,10 @@ const LETTER: u32 = 8;
 const LINE: u32 = LETTER + 6;
 
 /// A picture with one row per sample: clean | perturbation, amplified to full range around grey | adversarial, each
-/// enlarged to a readable size, with label and predictions written beside it. RGB, ready to save as PNG.
+/// enlarged to a readable size, with label and predictions written beside it where `examples` has them. RGB, ready to save as PNG.
 ///
 /// # Shapes
-/// `clean` and `adversarial`: `[n, channels, height, width]` with 1 or 3 channels, values in [0, 1]; `examples`: `n`.
+/// `clean` and `adversarial`: `[n, channels, height, width]` with 1 or 3 channels, values in [0, 1]; `examples`: `n`, or none.
 pub fn grid(clean: Tensor<4>, adversarial: Tensor<4>, examples: &[Example]) -> RgbImage {
     let dims = clean.dims();
     let scale = CELL.div_ceil(dims[2].max(dims[3]).max(1) as u32);
@@ -50,7 +50,12 @@ pub fn grid(clean: Tensor<4>, adversarial: Tensor<4>, examples: &[Example]) -> R
         .unwrap_or(0) as u32;
     let row_height = cell_height.max(3 * LINE) + GAP;
     let header = LINE + GAP;
-    let width = GAP + 3 * (cell_width + GAP) + longest * LETTER + GAP;
+    let beside = if longest > 0 {
+        longest * LETTER + GAP
+    } else {
+        0
+    };
+    let width = GAP + 3 * (cell_width + GAP) + beside;
     let mut picture = RgbImage::from_pixel(width, header + row_height * dims[0] as u32, WHITE);
     for (column, title) in ["clean", "change", "attacked"].into_iter().enumerate() {
         write(
@@ -64,7 +69,7 @@ pub fn grid(clean: Tensor<4>, adversarial: Tensor<4>, examples: &[Example]) -> R
 
     let size: usize = dims[1..].iter().product();
     let (clean, adversarial) = (host(clean), host(adversarial));
-    for (row, text) in texts.iter().enumerate() {
+    for row in 0..dims[0] {
         let pixels = |values: &[f32]| values[row * size..(row + 1) * size].to_vec();
         let (before, after) = (pixels(&clean), pixels(&adversarial));
         let change: Vec<f32> = after.iter().zip(&before).map(|(a, b)| a - b).collect();
@@ -83,7 +88,7 @@ pub fn grid(clean: Tensor<4>, adversarial: Tensor<4>, examples: &[Example]) -> R
                 i64::from(top),
             );
         }
-        for (line, (text, colour)) in text.iter().enumerate() {
+        for (line, (text, colour)) in texts.get(row).into_iter().flatten().enumerate() {
             let left = GAP + 3 * (cell_width + GAP);
             write(&mut picture, left, top + line as u32 * LINE, text, *colour);
         }
@@ -195,7 +200,7 @@ mod tests {
         let device = Device::flex();
         let clean = Tensor::<4>::from_floats([[[[0.0, 1.0], [0.5, 0.5]]]], &device);
         let adversarial = Tensor::<4>::from_floats([[[[0.1, 0.9], [0.5, 0.5]]]], &device);
-        let picture = grid(clean, adversarial, &[example("dog")]);
+        let picture = grid(clean.clone(), adversarial.clone(), &[example("dog")]);
         let top = LINE + GAP;
         let cell = |column: u32, x: u32, y: u32| {
             picture
@@ -212,8 +217,18 @@ mod tests {
             [[255; 3], [0; 3], [128; 3]]
         );
         assert_eq!([cell(2, 0, 0), cell(2, 1, 0)], [[26; 3], [230; 3]]);
-        let has = |colour: Rgb<u8>| picture.pixels().any(|pixel| *pixel == colour);
-        assert!(has(RIGHT) && has(WRONG));
+        let has =
+            |picture: &RgbImage, colour: Rgb<u8>| picture.pixels().any(|pixel| *pixel == colour);
+        assert!(has(&picture, RIGHT) && has(&picture, WRONG));
+        // Without texts the same cells, and nothing beside them.
+        let bare = grid(clean, adversarial, &[]);
+        assert_eq!(
+            bare.dimensions(),
+            (GAP + 3 * (CELL + GAP), picture.height())
+        );
+        assert!(!has(&bare, RIGHT) && !has(&bare, WRONG));
+        let (x, y) = (GAP + 2 * (CELL + GAP) + 24, top + 24);
+        assert_eq!(bare.get_pixel(x, y), picture.get_pixel(x, y));
     }
 
     #[test]
