@@ -177,7 +177,7 @@ impl<const D: usize> MinimumNorm<D> for Boundary {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oracle::tests::{Decides, check_decisions, images, labels, noise};
+    use crate::black_box::{Decides, check_decisions, images, labels, noise};
     use crate::testing::LinearImages;
 
     #[test]

@@ -273,7 +273,7 @@ mod tests {
     use burn::tensor::Device;
 
     use super::*;
-    use crate::oracle::tests::{Decides, check_decisions, images, labels, noise};
+    use crate::black_box::{Decides, check_decisions, images, labels, noise};
     use crate::testing::{LinearImages, values};
     use crate::{Attack, Within};
 

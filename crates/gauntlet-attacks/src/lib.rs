@@ -23,6 +23,8 @@ mod threat;
 mod transfer;
 
 #[cfg(test)]
+mod black_box;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
