@@ -290,7 +290,7 @@ mod tests {
 
     use super::*;
     use crate::Goal;
-    use crate::oracle::tests::noise;
+    use crate::black_box::noise;
     use crate::testing::Linear;
 
     fn hunt<'a>(model: &'a Linear, x: &Tensor<2>, norm: Norm) -> Hunt<'a, 2> {

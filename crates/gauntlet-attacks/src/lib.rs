@@ -49,6 +49,7 @@ mod window;
 
 #[cfg(test)]
 mod min_norm_tests;
+mod black_box;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -144,7 +144,7 @@ mod tests {
     use burn::tensor::Device;
 
     use super::*;
-    use crate::oracle::tests::{check_scores, noise};
+    use crate::black_box::{check_scores, noise};
     use crate::testing::{Linear, values};
 
     #[test]

@@ -93,7 +93,7 @@ mod tests {
     use burn::tensor::Device;
 
     use super::*;
-    use crate::oracle::tests::{fallen, images, labels, noise};
+    use crate::black_box::{fallen, images, labels, noise};
     use crate::testing::{Linear, LinearImages, values};
     use crate::{AttackLoss, Goal, Init, Keep, Pgd, ThreatModel};
 
