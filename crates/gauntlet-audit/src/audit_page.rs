@@ -140,16 +140,16 @@ fn row(name: &str, meaning: &str, kind: &str, (share, interval): (f64, [f64; 2])
     )
 }
 
-/// A budget in plain words.
+/// A budget in plain words; of a union of budgets each.
 fn meaning(threat: &Threat) -> String {
-    let eps = match (threat.threat.split_once(':'), threat.eps) {
-        (Some((_, eps)), _) => eps.to_owned(),
-        (None, Some(eps)) => eps.to_string(),
-        (None, None) => String::new(),
-    };
-    let norm = threat.norm.as_deref().unwrap_or_default();
-    may(norm, &eps)
-        .unwrap_or_else(|| format!("change an image within the budget {}", threat.threat))
+    let parts = threat.threat.split('+').map(|part| {
+        let (kind, size) = part.trim().split_once(':')?;
+        may(kind, size)
+    });
+    match parts.collect::<Option<Vec<_>>>() {
+        Some(parts) => parts.join(", or "),
+        None => format!("change an image within the budget {}", threat.threat),
+    }
 }
 
 /// A curve for each norm that was measured at more than one eps.
@@ -216,7 +216,7 @@ fn attack_by_attack(audit: &Audit) -> String {
         return tables;
     }
     let note = "Each attack is given what those before it left standing. The solid part of a bar still stands, the striped part \
-                has just fallen.";
+                has just fallen. Steps of attacks without gradients are queries.";
     format!("<p class=\"sub\">{note}</p>\n{tables}")
 }
 

@@ -139,14 +139,25 @@ pub(crate) fn image(picture: &RgbImage, alt: &str) -> String {
     )
 }
 
-/// What an attacker within a ball of `norm` may do, as the end of a sentence.
-pub(crate) fn may(norm: &str, eps: &str) -> Option<String> {
-    Some(match norm {
+/// What an attacker within a budget such as `linf:8/255` (kind and size) may do, as the end of a sentence.
+pub(crate) fn may(kind: &str, eps: &str) -> Option<String> {
+    Some(match kind {
         "linf" => format!("change every pixel value by up to {eps}"),
         "l2" => format!("change an image by up to {eps} in Euclidean length"),
         "l1" => format!("change pixel values by up to {eps} in sum"),
         "l0" if eps == "1" => "change 1 pixel at will".to_owned(),
         "l0" => format!("change up to {eps} pixels at will"),
+        "patch" => format!("overwrite one window of {eps} x {eps} pixels"),
+        "spatial" => {
+            let (angle, shift) = eps.split_once(',')?;
+            let shift = match (shift.strip_suffix("px"), shift.strip_suffix('%')) {
+                (Some(pixels), _) => format!("{pixels} pixels"),
+                (_, Some(percent)) => format!("{percent} % of height and width"),
+                _ => return None,
+            };
+            let angle = angle.strip_suffix("deg")?;
+            format!("rotate an image by up to {angle} degrees and shift it by up to {shift}")
+        }
         _ => return None,
     })
 }

@@ -128,6 +128,7 @@ fn threat(samples: &[Sample], names: &[String], text: &str, reach: f64) -> Threa
         }
     }
     let eps = text.split_once(':').and_then(|(_, eps)| eps.parse().ok());
+    let eps = eps.filter(|_| text.starts_with('l'));
     Threat {
         threat: text.to_owned(),
         robust_accuracy: share(robust, n),
@@ -197,7 +198,10 @@ fn full() -> (Audit, Vec<(String, Vec<Weak>)>) {
         ("l2:2", 0.8),
         ("l1:10", 0.5),
         ("l0:10", 0.7),
-        ("patch<5x5>", 0.55),
+        ("patch:5", 0.5),
+        ("spatial:30deg,3px", 0.45),
+        ("linf:0.1 + l2:1", 0.65),
+        ("lens<5x5>", 0.55),
     ];
     let names = CLOTHES.map(str::to_owned);
     let mut audit = audit("runs/f-mnist<script>alert(1)</script>", &names, &budgets);
@@ -301,7 +305,7 @@ fn a_full_page_stands_alone_and_has_every_section() {
     for hostile in [
         "<script",
         "<i>",
-        "patch<",
+        "lens<",
         "jpeg<",
         "<size",
         "\"boot\"",
@@ -315,7 +319,10 @@ fn a_full_page_stands_alone_and_has_every_section() {
         "change an image by up to 2 in Euclidean length",
         "change pixel values by up to 10 in sum",
         "change up to 10 pixels at will",
-        "within the budget patch&lt;5x5&gt;",
+        "overwrite one window of 5 x 5 pixels",
+        "rotate an image by up to 30 degrees and shift it by up to 3 pixels",
+        "change every pixel value by up to 0.1, or change an image by up to 1 in Euclidean length",
+        "within the budget lens&lt;5x5&gt;",
         "Finding 1 of 3: attacks without gradients",
         "Finding 3 of 3: a sign &lt;i&gt;",
         "61 of the 640",
@@ -323,7 +330,7 @@ fn a_full_page_stands_alone_and_has_every_section() {
         "run the black-box attack longer",
         "Looked for as well, and not found",
         "--data fashion-mnist --samples 1000 --plan standard --threat linf:0.05",
-        "--threat &#39;patch&lt;5x5&gt;&#39; --seed 3",
+        "--threat &#39;lens&lt;5x5&gt;&#39; --seed 3",
         "at distance 0.0123",
         "twin, attacked",
     ] {
@@ -333,7 +340,7 @@ fn a_full_page_stands_alone_and_has_every_section() {
     assert_eq!(page.matches(" eps: ").count(), 2);
     assert_eq!(page.matches("<img ").count(), 12);
     // The clean histograms once, one of adversarial examples a budget.
-    assert_eq!(page.matches("class=\"hist\"").count(), 2 + 8);
+    assert_eq!(page.matches("class=\"hist\"").count(), 2 + 11);
 }
 
 #[test]
