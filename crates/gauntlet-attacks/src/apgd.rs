@@ -32,9 +32,9 @@ pub enum ApgdLoss {
 /// In L∞ and L2 (Croce & Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
 /// attacks", algorithm 1) it has momentum, and a step that is halved where it stops to help.
 ///
-/// In L1 (Croce & Hein 2021, "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers", algorithm 1) it has no
-/// momentum. A step moves as many values as the best point found has changed, over 1.5; while that number falls the step stays
-/// long, else it shrinks. Projections are exact.
+/// In L1 (Croce & Hein 2021, "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers", algorithm 1) it has
+/// no momentum. A step moves as many values as the best point found has changed, over 1.5; while that number falls the step
+/// stays long, else it shrinks. Projections are exact.
 ///
 /// Rows that fell under one restart or target are left out of the next. A row that stands comes back as the point of highest
 /// loss of the last run.
@@ -53,15 +53,15 @@ pub struct Apgd {
     pub restarts: usize,
     /// What the attacker wants.
     pub goal: Goal,
-    /// In L1, whether a run has three stages: 30 % of its steps within 3 eps, 30 % within 2 eps, and the rest within eps, each from
-    /// the best point of the one before, projected (section 3.2 of the L1 paper; AutoAttack's `use_largereps`). Other norms do not
-    /// use it.
+    /// In L1, whether a run has three stages: 30 % of its steps within 3 eps, 30 % within 2 eps, and the rest within eps, each
+    /// from the best point of the one before, projected (the L1 paper's multi-eps scheme; AutoAttack's `use_largereps`). Other
+    /// norms do not use it.
     pub larger_eps: bool,
 }
 
 impl Apgd {
-    /// As in AutoAttack: 100 steps, one restart, untargeted, stages in L1. (AutoAttack restarts cross-entropy 5 times in L1, and takes
-    /// 5 targets instead of 9.)
+    /// As in AutoAttack: 100 steps, one restart, untargeted, stages in L1. (AutoAttack restarts cross-entropy 5 times in L1,
+    /// and takes 5 targets instead of 9.)
     pub fn new(threat: ThreatModel, loss: ApgdLoss) -> Self {
         Self {
             threat,
@@ -146,8 +146,8 @@ struct Climbed<const D: usize> {
 }
 
 impl Apgd {
-    /// One run from a random start. Returns a point of each row that is what the attacker wants or, where none was found, that of
-    /// highest loss; and which rows fell.
+    /// One run from a random start. Returns a point of each row that is what the attacker wants or, where none was found, that
+    /// of highest loss; and which rows fell.
     fn run<const D: usize>(
         &self,
         model: &dyn Classifier<D>,
@@ -295,7 +295,7 @@ impl Apgd {
         project(x.clone() + pull + drift)
     }
 
-    /// The L1 step (algorithm 1 of the L1 paper): along the signs of the gradient's largest values, projected.
+    /// The L1 step: along the signs of the gradient's largest values, projected.
     fn sparse_step<const D: usize>(
         &self,
         x: &Tensor<D>,

@@ -104,9 +104,9 @@ fn changed<const D: usize>(x: &Tensor<D>, x0: &Tensor<D>) -> Tensor<1> {
     l0_norms((x.clone() - x0.clone()).reshape(flat))
 }
 
-/// The rule of L1 (Croce & Hein 2021, section 3.1): every 4 % of the steps, the number of values to move becomes that of the best
-/// point, over 1.5. Where that point got sparser by 5 % or more, the row goes on from it with the full step; elsewhere the step is
-/// divided by 1.5, down to a tenth of eps.
+/// The rule of L1 (Croce & Hein 2021, algorithm 1): every 4 % of the steps, the number of values to move becomes that of the
+/// best point, over 1.5. Where that point got sparser by 5 % or more, the row goes on from it with the full step; elsewhere the
+/// step is divided by 1.5, down to a tenth of eps.
 struct Sparse {
     eps: f32,
     /// Steps from one look to the next.

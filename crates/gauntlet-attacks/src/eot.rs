@@ -8,18 +8,17 @@ pub enum Average {
     /// Logits: the margin between two classes, and its gradient, are the means of theirs.
     #[default]
     Logits,
-    /// Probabilities, given as their logarithms: what an ensemble of the draws predicts. Cross-entropy is then that of
-    /// the mean probability (Salman et al. 2019, "Provably robust deep learning via adversarially trained smoothed classifiers",
-    /// section 2.2).
+    /// Probabilities, given as their logarithms: what an ensemble of the draws predicts. Cross-entropy is then that of the mean
+    /// probability (Salman et al. 2019, "Provably robust deep learning via adversarially trained smoothed classifiers").
     Probabilities,
 }
 
 /// A model that draws random numbers, as the mean of so many draws: expectation over transformation (Athalye et al. 2018,
-/// "Synthesizing robust adversarial examples"; "Obfuscated gradients give a false sense of security", section 3.2).
+/// "Synthesizing robust adversarial examples"; "Obfuscated gradients give a false sense of security").
 ///
-/// A defence that randomises its input or itself gives each gradient a noise of its own, in which an attack loses its way, and each
-/// prediction a second chance. Here every attack sees the mean of `draws` evaluations, in what it ascends and in what it counts as
-/// misclassified. The model makes its draws itself: each call of its `logits` must be a new one.
+/// A defence that randomises its input or itself gives each gradient a noise of its own, in which an attack loses its way, and
+/// each prediction a second chance. Here every attack sees the mean of `draws` evaluations, in what it ascends and in what it
+/// counts as misclassified. The model makes its draws itself: each call of its `logits` must be a new one.
 ///
 /// ```
 /// # use burn::tensor::{Int, Tensor};

@@ -55,8 +55,8 @@ impl<const D: usize> Attack<D> for Fgsm {
 }
 
 impl ThreatModel {
-    /// One ascent step of length `step_size` in this norm from `x`, projected on what is legal around `x0`. In L1 it moves a share
-    /// of `sparsity` of the values, at least one.
+    /// One ascent step of length `step_size` in this norm from `x`, projected on what is legal around `x0`. In L1 it moves a
+    /// share of `sparsity` of the values, at least one.
     ///
     /// # Panics
     /// In L0.

@@ -5,16 +5,16 @@ use gauntlet_models::Classifier;
 use crate::gradient::input_gradient_of;
 use crate::{Attack, AttackLoss, Goal, Noise, Norm, Pgd, ThreatModel};
 
-/// Iterative FGSM with a memory of past gradients, which makes examples that fool models other than the one attacked (Dong et al.
-/// 2018, "Boosting adversarial attacks with momentum", algorithm 1 and equation 9):
+/// Iterative FGSM with a memory of past gradients, which makes examples that fool models other than the one attacked (Dong et
+/// al. 2018, "Boosting adversarial attacks with momentum", algorithm 1):
 ///
 /// `g <- decay * g + gradient / mean |gradient|`, then a step along `g` from the clean input on
 ///
-/// With `lookahead` it is NI-FGSM (Lin et al. 2020, "Nesterov accelerated gradient and scale invariance for adversarial attacks",
-/// equations 6 to 8): the gradient is that at the point where momentum alone would lead.
+/// With `lookahead` it is NI-FGSM (Lin et al. 2020, "Nesterov accelerated gradient and scale invariance for adversarial
+/// attacks", equations 6 to 8): the gradient is that at the point where momentum alone would lead.
 ///
-/// Both papers write the L1 norm of the gradient, and both authors' programs take the mean: the step is the same, and the lookahead of
-/// NI-FGSM has a size that means something only with the mean.
+/// Both papers write the L1 norm of the gradient, and both authors' programs take the mean: the step is the same, and the
+/// lookahead of NI-FGSM has a size that means something only with the mean.
 ///
 /// # Panics
 /// `perturb` panics in L0, which has no gradient step.

@@ -8,8 +8,8 @@ use crate::union::Union;
 use crate::{Attack, AttackLoss, Goal, Init, Keep, Noise, Pgd};
 
 /// Multi steepest descent, against the union of several balls (Maini et al. 2020, "Adversarial robustness against the union of
-/// multiple perturbation models", algorithm 1): in each step, one step under each threat model, projected on its own ball; of these
-/// the one with the highest loss is kept, for each sample by itself.
+/// multiple perturbation models", algorithm 1): in each step, one step under each threat model, projected on its own ball; of
+/// these the one with the highest loss is kept, for each sample by itself.
 ///
 /// The result is legal under one of the threat models at least, which [`Union::verify`] checks.
 ///
@@ -27,8 +27,8 @@ pub struct Msd {
     pub relative_step: f32,
     /// Independent runs; below 2048.
     pub restarts: usize,
-    /// Where runs after the first start; the first starts at the clean input, as in the paper. Random points are those of the threat
-    /// models in turn.
+    /// Where runs after the first start; the first starts at the clean input, as in the paper. Random points are those of the
+    /// threat models in turn.
     pub init: Init,
     /// Which iterate is returned.
     pub keep: Keep,
@@ -39,8 +39,7 @@ pub struct Msd {
 }
 
 impl Msd {
-    /// For evaluation: so many steps of 2.5 / steps of each eps, one run, untargeted, the best iterate of each sample. (The paper
-    /// has step sizes for MNIST and CIFAR-10: 1/30 to 1/20 of eps in 100 and 50 steps.)
+    /// For evaluation: so many steps of 2.5 / steps of each eps, one run, untargeted, the best iterate of each sample.
     pub fn new(union: Union, steps: usize) -> Self {
         Self {
             union,
@@ -135,8 +134,8 @@ mod tests {
         }
     }
 
-    /// Each class flees along its own direction: one is met best by many small changes, the other by a single large one. On a linear
-    /// model the gain of a ball is eps times the dual norm of the direction: each row gets the norm with the larger one.
+    /// Each class flees along its own direction: one is met best by many small changes, the other by a single large one. On a
+    /// linear model the gain of a ball is eps times the dual norm of the direction: each row gets the norm with the larger one.
     #[test]
     fn each_sample_gets_the_norm_that_hurts_it_most() {
         let device = Device::flex();

@@ -25,8 +25,8 @@ pub enum Keep {
     Best,
 }
 
-/// Projected gradient descent (Madry et al. 2018) for L∞ and L2, and for L1 with sparse steps and the exact projection (Tramèr &
-/// Boneh 2019; Croce & Hein 2021).
+/// Projected gradient descent (Madry et al. 2018) for L∞ and L2, and for L1 with sparse steps and the exact projection (Tramèr
+/// & Boneh 2019; Croce & Hein 2021).
 ///
 /// # Panics
 /// `perturb` panics in L0, which has no gradient step.

@@ -4,12 +4,12 @@ use gauntlet_models::Classifier;
 use crate::gradient::input_gradient_of;
 use crate::{Attack, AttackLoss, Goal, Noise, ThreatModel};
 
-/// FGSM after a random step (Tramèr et al. 2018, "Ensemble adversarial training: attacks and defenses", section 4.1):
+/// FGSM after a random step (Tramèr et al. 2018, "Ensemble adversarial training: attacks and defenses", there RAND+FGSM):
 ///
 /// `x' = x + alpha * sign(N(0, I))`, then `x' + (eps - alpha) * sign(gradient at x')`
 ///
-/// The random step leaves the place where a model's loss may be curved on purpose, the data point. In L2 and L1 it goes `alpha` in a
-/// random direction, and the step after it is that of [`crate::Fgsm`].
+/// The random step leaves the place where a model's loss may be curved on purpose, the data point. In L2 and L1 it goes `alpha`
+/// in a random direction, and the step after it is that of [`crate::Fgsm`].
 ///
 /// # Panics
 /// `perturb` panics in L0, which has no gradient step.

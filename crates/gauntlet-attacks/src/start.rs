@@ -12,8 +12,8 @@ use crate::{Noise, Norm, ThreatModel};
 const RADIUS: u32 = 2048;
 
 impl ThreatModel {
-    /// A random legal point around `x`: uniform in the ball (L∞), or in a random direction at a uniform radius (L2, L1), then moved
-    /// into the box.
+    /// A random legal point around `x`: uniform in the ball (L∞), or in a random direction at a uniform radius (L2, L1), then
+    /// moved into the box.
     ///
     /// # Panics
     /// In L0.

@@ -109,8 +109,8 @@ fn attacks(threat: &ThreatModel) -> Vec<Box<dyn Attack<2>>> {
     attacks
 }
 
-/// The best move of a linear function with gradient `weights` from `x`: `eps * sign` in L∞, `eps * weights / |weights|` in L2 (both
-/// far from the bounds), and in L1 as much as there is room for on the value of the largest weight, then on the next.
+/// The best move of a linear function with gradient `weights` from `x`: `eps * sign` in L∞, `eps * weights / |weights|` in L2
+/// (both far from the bounds), and in L1 as much as there is room for on the value of the largest weight, then on the next.
 fn optimum(threat: &ThreatModel, weights: &[f32], x: &[f32]) -> Vec<f32> {
     let eps = threat.eps.value();
     let length = weights.iter().map(|w| w * w).sum::<f32>().sqrt();
@@ -175,8 +175,8 @@ fn every_attack_finds_the_optimum_of_a_linear_model() {
     }
 }
 
-/// Where the best value of an L1 perturbation has no room, the next ones take the rest. FGSM does that to the letter; where steps
-/// have a fixed length, the last one may undo a part of it.
+/// Where the best value of an L1 perturbation has no room, the next ones take the rest. FGSM does that to the letter; where
+/// steps have a fixed length, the last one may undo a part of it.
 #[test]
 fn in_l1_the_next_values_take_what_the_bounds_leave() {
     let device = Device::flex();

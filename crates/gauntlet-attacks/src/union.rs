@@ -9,8 +9,8 @@ use crate::{ThreatModel, Violation};
 pub struct Union(pub Vec<ThreatModel>);
 
 impl Union {
-    /// Checks each row of `adversarial` as [`ThreatModel::verify`] does; one that is legal under some threat model passes. Without
-    /// threat models nothing is legal.
+    /// Checks each row of `adversarial` as [`ThreatModel::verify`] does; one that is legal under some threat model passes.
+    /// Without threat models nothing is legal.
     ///
     /// # Errors
     /// The first row that is legal under none, and what is wrong under each.

@@ -1,9 +1,9 @@
 //! The L1 ball inside the box: the nearest point, and the steepest way up.
 //!
-//! Both need an order of the values of each sample, which whole-tensor operations find slowly: burn's GPU backends sort on the host,
-//! and closing in on a threshold takes dozens of passes. So these functions work row by row on the host, in `f64`, on all cores.
-//! A step and its projection take 2.6 ms for 128 rows of 784 values and 14 ms for 3072 on one core, where one sort of the first batch
-//! takes 5 ms on flex. On a GPU they cost one round trip of the batch.
+//! Both need an order of the values of each sample, which whole-tensor operations find slowly: burn's GPU backends sort on the
+//! host, and closing in on a threshold takes dozens of passes. So these functions work row by row on the host, in `f64`, on all
+//! cores. A step and its projection take 2.6 ms for 128 rows of 784 values and 14 ms for 3072 on one core, where one sort of
+//! the first batch takes 5 ms on flex. On a GPU they cost one round trip of the batch.
 
 use std::num::NonZero;
 use std::thread;
@@ -16,9 +16,9 @@ const SMALL: usize = 1 << 15;
 /// The point nearest to `x`, in Euclidean distance, that is within L1 distance `eps` of `x0` and in the box (Croce & Hein 2021,
 /// "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers", proposition 2.1).
 ///
-/// With `room` the way from `x0` to the face that a value moves towards, each change of size `s` becomes
-/// `min(max(s - shift, 0), room)`, for the least `shift >= 0` that makes their sum `eps` or less. Projecting on the ball first and
-/// on the box then ends up inside the ball: a weaker attack.
+/// With `room` the way from `x0` to the face that a value moves towards, each change of size `s` becomes `min(max(s - shift,
+/// 0), room)`, for the least `shift >= 0` that makes their sum `eps` or less. Projecting on the ball first and on the box then
+/// ends up inside the ball: a weaker attack.
 ///
 /// # Shapes
 /// `x` and `x0` `[batch, ..]`, alike; `x0` is in the box.
@@ -36,13 +36,13 @@ pub fn project_l1<const D: usize>(
     upload(x, &like)
 }
 
-/// One L1 step of length `step_size`: equal parts of it along the sign of the gradient of those values whose gradient is largest,
-/// a share of `sparsity` of all; then [`project_l1`].
+/// One L1 step of length `step_size`: equal parts of it along the sign of the gradient of those values whose gradient is
+/// largest, a share of `sparsity` of all; then [`project_l1`].
 ///
 /// Values that cannot move, for they are on the face their gradient points to or have no gradient, are passed over, and what a
-/// value has no room for goes to the next. With a `sparsity` of 0 this is the steepest step: all on the largest value, then on the
-/// next. More than one value at a time, as SLIDE has it (Tramèr & Boneh 2019, "Adversarial training and robustness for multiple
-/// perturbations", algorithm 1), gets further where the gradient changes on the way.
+/// value has no room for goes to the next. With a `sparsity` of 0 this is the steepest step: all on the largest value, then on
+/// the next. More than one value at a time, as SLIDE has it (Tramèr & Boneh 2019, "Adversarial training and robustness for
+/// multiple perturbations"), gets further where the gradient changes on the way.
 ///
 /// # Shapes
 /// All tensors `[batch, ..]`, alike.
@@ -75,8 +75,9 @@ pub fn l1_step<const D: usize>(
     upload(x, &like)
 }
 
-/// The step of L1-APGD (Croce & Hein 2021, algorithm 1): `step_size` of each sample in equal parts along the sign of the `count`
-/// largest values of its gradient, whether they have room or not; then [`project_l1`]. Without a gradient there is no step.
+/// The step of L1-APGD (Croce & Hein 2021, algorithm 1): `step_size` of each sample in equal parts along the sign of the
+/// `count` largest values of its gradient, whether they have room or not; then [`project_l1`]. Without a gradient there is no
+/// step.
 ///
 /// # Shapes
 /// `x`, `x0` and `grad` `[batch, ..]`, alike; `step_size` and `count` `[batch]`, the second whole numbers.
@@ -105,8 +106,8 @@ pub fn l1_sparse_step<const D: usize>(
     upload(x, &like)
 }
 
-/// [`project_l1`] of one sample: `shift` is the root of a decreasing, piecewise linear function, found by Newton's method within a
-/// bracket. One step outside the ball that takes 1 to 5 passes over the values, for normal noise around it about 10.
+/// [`project_l1`] of one sample: `shift` is the root of a decreasing, piecewise linear function, found by Newton's method
+/// within a bracket. One step outside the ball that takes 1 to 5 passes over the values, for normal noise around it about 10.
 fn project_row(x: &mut [f32], x0: &[f32], eps: f32, bounds: (f32, f32)) {
     let eps = f64::from(eps);
     let pairs = || x.iter().zip(x0);
@@ -280,7 +281,8 @@ mod tests {
         );
     }
 
-    /// The optimality conditions say that the solution is `min(max(|x - x0| - shift, 0), room)` for one `shift`: bisected in `f64`.
+    /// The optimality conditions say that the solution is `min(max(|x - x0| - shift, 0), room)` for one `shift`: bisected in
+    /// `f64`.
     fn nearest(x: &[f32], x0: &[f32], eps: f64) -> Vec<f64> {
         let at = |shift: f64| -> Vec<f64> {
             x.iter()
