@@ -59,8 +59,8 @@ pub struct UniversalFit {
 
 impl UniversalFit {
     /// Ten epochs, steps of a quarter of eps (enough to cross the ball with one batch an epoch), and the paper's loss,
-    /// cross-entropy, capped at 9. Where a model is sure of every sample by 17, that has no gradient in `f32`: take the
-    /// margin, which was never far better and up to 17 points worse on small networks for digits.
+    /// cross-entropy, capped at 9. Where a model is sure of every sample by 17, that has no gradient in `f32`: take the margin,
+    /// which was between 4 points stronger and 18 weaker on four small networks for digits.
     pub fn new(threat: ThreatModel) -> Self {
         let step_size = threat.eps.value() / 4.0;
         Self {
