@@ -40,9 +40,9 @@ pub enum Budget {
 
 impl Budget {
     /// Checks that each row of `adversarial` is what this attacker may make of `original`, as [`ThreatModel::verify`],
-    /// [`PatchThreat::verify`] or [`SpatialThreat::verify`] does. Of a spatial attacker images alone show only that values are possible:
-    /// who has the poses checks those with [`SpatialThreat::verify_poses`], as [`Spatial::search`](crate::Spatial::search) does in
-    /// debug builds.
+    /// [`PatchThreat::verify`] or [`SpatialThreat::verify`] does. Of a spatial attacker images alone show only that values
+    /// are possible: who has the poses checks those with [`SpatialThreat::verify_poses`], as
+    /// [`Spatial::search`](crate::Spatial::search) does in debug builds.
     ///
     /// # Shapes
     /// Both `[batch, ..]`; patches and poses are for images `[batch, channels, height, width]`.
@@ -85,8 +85,8 @@ impl Budget {
         }
     }
 
-    /// How much each row was changed, in the measure that [`Budget::limit`] limits: the norm, or the side of the window that holds the
-    /// changes. `None` where there is no such measure: for poses, and for patches on what are no images.
+    /// How much each row was changed, in the measure that [`Budget::limit`] limits: the norm, or the side of the window that
+    /// holds the changes. `None` where there is no such measure: for poses, and for patches on what are no images.
     ///
     /// # Shapes
     /// Both `[batch, ..]`, alike.
@@ -179,8 +179,8 @@ impl FromStr for Budget {
                 text.parse().map(Self::Norm)
             }
             _ => Err(ParseThreatError(format!(
-                "`{text}` is no threat model: write a norm and a size such as `linf:8/255`, the side of a patch as `patch:5`, or an \
-                 angle and a shift as `spatial:30deg,3px`"
+                "`{text}` is no threat model: write a norm and a size such as `linf:8/255`, the side of a patch as \
+                 `patch:5`, or an angle and a shift as `spatial:30deg,3px`"
             ))),
         }
     }
@@ -221,8 +221,8 @@ impl FromStr for SpatialThreat {
         };
         parse().ok_or_else(|| {
             ParseThreatError(format!(
-                "`{text}` is no rotation and shift: write degrees up to 180, and pixels or percent of height and width, as in \
-                 `spatial:30deg,3px` or `spatial:30deg,10%`"
+                "`{text}` is no rotation and shift: write degrees up to 180, and pixels or percent of height and width, \
+                 as in `spatial:30deg,3px` or `spatial:30deg,10%`"
             ))
         })
     }
@@ -248,7 +248,8 @@ impl JsonSchema for Budget {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "description": "What an attacker may do: `linf:8/255`, `l2:0.5`, `l1:12`, `l0:10`, `patch:5`, `spatial:30deg,3px` or `spatial:30deg,10%`.",
+            "description": "What an attacker may do: `linf:8/255`, `l2:0.5`, `l1:12`, `l0:10`, `patch:5`, \
+                `spatial:30deg,3px` or `spatial:30deg,10%`.",
             "type": "string",
             "pattern": "^((linf|l2|l1|l0):[0-9.]+(/[0-9.]+)?|patch:[0-9]+|spatial:[0-9.]+deg,[0-9.]+(px|%))$",
         })

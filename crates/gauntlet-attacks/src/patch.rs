@@ -6,6 +6,7 @@ use rand::RngExt;
 
 use crate::patch_threat::host;
 use crate::rows::{Aim, indices, replace, standing};
+use crate::universal::falling;
 use crate::window::{Corner, Window, grid, largest_sum};
 use crate::{Attack, AttackLoss, Goal, Noise, PatchThreat};
 
@@ -14,17 +15,17 @@ use crate::{Attack, AttackLoss, Goal, Noise, PatchThreat};
 pub enum Locations {
     /// The place of largest first-order gain, and so many others at random, for each sample and restart anew.
     Random(usize),
-    /// The place of largest first-order gain, and all on a grid with so many pixels between its lines (at least 1), the last row
-    /// and column among them.
+    /// The place of largest first-order gain, and all on a grid with so many pixels between its lines (at least 1), the last
+    /// row and column among them.
     Grid(usize),
 }
 
-/// An adversarial patch for each image, at the place where it hurts most: projected gradient descent on the pixels of one window
-/// in the whole range of legal values, after a search for the window (Rao, Stutz & Schiele 2020, "Adversarial training against
-/// location-optimized adversarial patches").
+/// An adversarial patch for each image, at the place where it hurts most: projected gradient descent on the pixels of one
+/// window in the whole range of legal values, after a search for the window (Rao, Stutz & Schiele 2020, "Adversarial training
+/// against location-optimized adversarial patches").
 ///
-/// The paper moves a patch by a few pixels between steps. Here places all over the image are probed with `probe_steps` steps each
-/// from the same random content, and the best one is attacked in earnest: a patch that moves cannot cross a plain where
+/// The paper moves a patch by a few pixels between steps. Here places all over the image are probed with `probe_steps` steps
+/// each from the same random content, and the best one is attacked in earnest: a patch that moves cannot cross a plain where
 /// no place is worth anything. One of the places probed is that of the largest first-order gain, the sum over its values of
 /// `max over v in [lo, hi] of g * (v - x)`, which is the optimum of a linear model.
 #[derive(Clone, Debug)]
@@ -41,15 +42,21 @@ pub struct Patch {
     pub probe_steps: usize,
     /// Gradient steps at the best of them.
     pub steps: usize,
-    /// Length of a step on each value of the patch, in input units.
+    /// Length of a step on each value of the patch, in input units. At the best place it falls linearly to 0, so that the
+    /// last steps settle.
     pub step_size: f32,
     /// Independent searches.
     pub restarts: usize,
 }
 
 impl Patch {
-    /// 20 places, 5 steps at each, 100 at the best, of 0.05 (the paper's step), one restart; the margin, as the paper's cross-entropy has
-    /// no gradient in `f32` where a model is sure by 17.
+    /// 20 places, 5 steps at each, 100 at the best, one restart, steps of 0.25, and the margin, as cross-entropy has no
+    /// gradient in `f32` where a model is sure by 17.
+    ///
+    /// The step crosses the whole range while a place is probed. With the paper's 0.05, places are judged by patches that are
+    /// hardly better than random: of 200 digits of 8x8 pixels, under a patch of side 2, a small convolutional network still
+    /// had 14.5 % right, with 0.25 it had 8.5 %; with every place probed (`Grid(1)`) 6.5 % and 1.5 % (steps of one length
+    /// throughout).
     pub fn new(threat: PatchThreat) -> Self {
         Self {
             threat,
@@ -58,7 +65,7 @@ impl Patch {
             locations: Locations::Random(20),
             probe_steps: 5,
             steps: 100,
-            step_size: 0.05,
+            step_size: 0.25,
             restarts: 1,
         }
     }
@@ -72,7 +79,8 @@ impl Patch {
         for corners in self.corners(&scene, noise) {
             let window = Window::new(&corners, self.threat.side, &scene.x);
             let start = window.paste(content.clone(), scene.x.clone());
-            best.keep(&scene.ascend(start, window, self.probe_steps));
+            let steps = vec![self.step_size; self.probe_steps];
+            best.keep(&scene.ascend(start, window, &steps));
         }
         let open = standing(&best.reached);
         let mut fell = vec![true; dims[0]];
@@ -82,7 +90,8 @@ impl Patch {
         let rows = indices(&open, &scene.x);
         let (scene, mut last) = (scene.select(&rows), best.select(&rows));
         let (start, window) = (last.x.clone(), last.window(self.threat.side));
-        last.keep(&scene.ascend(start, window, self.steps));
+        let steps = (0..self.steps).map(|step| falling(self.step_size, step, self.steps));
+        last.keep(&scene.ascend(start, window, &Vec::from_iter(steps)));
         for (&row, reached) in open.iter().zip(host(&last.reached)) {
             fell[row] = reached > 0.5;
         }
@@ -209,15 +218,15 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// Gradient steps on the values in the window, and the best of the points they pass.
-    fn ascend(&self, start: Tensor<4>, window: Window, steps: usize) -> Best {
+    /// Gradient steps of these lengths on the values in the window, and the best of the points they pass.
+    fn ascend(&self, start: Tensor<4>, window: Window, steps: &[f32]) -> Best {
         let (low, high) = self.attack.threat.bounds;
         let mut best = Best::new(self.x.clone());
         let mut x = start;
-        for _ in 0..steps {
+        for &length in steps {
             let (gradient, loss, reached) = self.aim().gradient(x.clone(), &self.y);
             best.keep(&Best::at(x.clone(), loss, reached, &window));
-            let step = gradient.sign().mul_scalar(self.attack.step_size);
+            let step = gradient.sign().mul_scalar(length);
             x = window.paste((x + step).clamp(low, high), self.x.clone());
         }
         let (loss, reached) = self.aim().look(x.clone(), self.y.clone());
@@ -330,8 +339,20 @@ mod tests {
         lowest
     }
 
-    /// Exactly the optimum: its place by first-order gain (`Random(0)`) or from the grid, its content by sign steps that cross the
-    /// whole range. With two classes there is one optimum; a sample that has fallen needs no better.
+    #[test]
+    fn what_reaches_the_goal_beats_what_has_a_higher_loss() {
+        let x = images([4, 1, 2, 2]);
+        let numbers = |values: [f32; 4]| Tensor::<1>::from_floats(values, &x.device());
+        let window = Window::new(&[(0, 0); 4], 1, &x);
+        let best = |loss, reached| Best::at(x.clone(), numbers(loss), numbers(reached), &window);
+        let mut old = best([5.0, 1.0, 1.0, 2.0], [0.0, 1.0, 0.0, 0.0]);
+        old.keep(&best([1.0, 5.0, 2.0, f32::NAN], [1.0, 0.0, 0.0, 0.0]));
+        assert_eq!(values(old.loss), [1.0, 1.0, 2.0, 2.0]);
+        assert_eq!(values(old.reached), [1.0, 1.0, 0.0, 0.0]);
+    }
+
+    /// Exactly the optimum: its place by first-order gain (`Random(0)`) or from the grid, its content by sign steps that
+    /// cross the whole range. With two classes there is one optimum; a sample that has fallen needs no better.
     #[test]
     fn the_patch_of_a_linear_model_is_that_of_an_enumeration() {
         let (shape, side) = ([16, 2, 6, 7], 2);

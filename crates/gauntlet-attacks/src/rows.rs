@@ -48,7 +48,8 @@ impl Aim<'_> {
         (loss, self.goal.reached(logits, y))
     }
 
-    /// The gradient of the loss of each row with respect to its image, zero where it is no number; and what [`Self::look`] sees.
+    /// The gradient of the loss of each row with respect to its image, zero where it is no number; and what [`Self::look`]
+    /// sees.
     pub(crate) fn gradient(
         &self,
         x: Tensor<4>,
@@ -62,9 +63,9 @@ impl Aim<'_> {
         (gradient, loss, self.goal.reached(logits, y.clone()))
     }
 
-    /// Of some candidates for each row, `candidate(row, round)` in each of `rounds`, the first that reaches the goal, else that of
-    /// highest loss; `none`, which is what a row is without any, where no loss is a number that is higher. A row that has
-    /// fallen is looked at no more.
+    /// Of some candidates for each row, `candidate(row, round)` in each of `rounds`, the first that reaches the goal, else
+    /// that of highest loss; `none`, which is what a row is without any, where no loss is a number that is higher. A row that
+    /// has fallen is looked at no more.
     pub(crate) fn worst_of<P: Clone>(
         &self,
         x: &Tensor<4>,
@@ -171,5 +172,38 @@ mod tests {
         assert_eq!(chosen, [12.0, 4.0, 0.0]);
         let asked = asked.into_inner();
         assert_eq!(asked, [(0, 0), (1, 0), (0, 1), (1, 1), (1, 2)]);
+    }
+
+    /// One row of ten has fallen, too few to go on without it: what it is shown afterwards changes nothing.
+    #[test]
+    fn a_row_that_has_fallen_keeps_what_it_fell_to() {
+        struct Sums;
+        impl Classifier<4> for Sums {
+            fn logits(&self, x: Tensor<4>) -> Tensor<2> {
+                let x = x.flatten::<2>(1, 3);
+                Tensor::cat(vec![x.zeros_like(), x.sub_scalar(10.0)], 1)
+            }
+            fn features(&self, x: Tensor<4>) -> Tensor<2> {
+                x.flatten(1, 3)
+            }
+        }
+        let device = Device::flex();
+        let x = Tensor::<4>::zeros([10, 1, 1, 1], &device);
+        let y = Tensor::<1, Int>::zeros([10], &device);
+        let aim = Aim {
+            model: &Sums,
+            goal: Goal::Untargeted,
+            loss: AttackLoss::Margin,
+        };
+        let candidate = |row, round| match (row, round) {
+            (0, _) => 11.0 + round as f32,
+            (_, round) => round as f32,
+        };
+        let render = |x: Tensor<4>, add: &[f32]| {
+            let add = Tensor::<1>::from_floats(add, &x.device());
+            x.clone() + add.reshape(x.dims())
+        };
+        let chosen = aim.worst_of(&x, &y, &0.0, 4, candidate, render);
+        assert_eq!((chosen[0], chosen[9]), (11.0, 3.0));
     }
 }

@@ -5,8 +5,8 @@ use gauntlet_models::Classifier;
 
 use crate::Goal;
 
-/// How far an image is from what the attacker wants; less is better. Infinite where a logit is no number, so that nothing is won
-/// by it.
+/// How far an image is from what the attacker wants; less is better. Infinite where a logit is no number, so that nothing is
+/// won by it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Score {
     /// Below zero where the goal is reached: logit of the given class minus the largest other one, or towards a target the

@@ -6,17 +6,19 @@ use rand::RngExt;
 use crate::scores::{Oracle, Score};
 use crate::{Attack, Goal, Noise, Norm, ThreatModel};
 
-/// Sparse-RS for L0 (Croce, Andriushchenko, Singh, Flammarion & Hein 2022, "Sparse-RS: a versatile framework for query-efficient
-/// sparse black-box adversarial attacks", algorithms 1 and 2): random search over which pixels change, and to which corners of the
-/// colour cube. It asks the model for scores and never for a gradient.
+/// Sparse-RS for L0 (Croce, Andriushchenko, Singh, Flammarion & Hein 2022, "Sparse-RS: a versatile framework for
+/// query-efficient sparse black-box adversarial attacks", algorithms 1 and 2): random search over which pixels change, and to
+/// which corners of the colour cube. It asks the model for scores and never for a gradient.
 ///
 /// A candidate gives up a share alpha of the changed pixels and draws as many others, of random colours; it is kept where its
 /// loss is lower. A sample is done as soon as its goal is reached; where the search fails, the result is what had the lowest
 /// loss.
 ///
-/// Two details make every pixel count. A colour is drawn from those that differ from the clean pixel. And a pixel that is given up
-/// may be drawn again at once, with another colour: in the paper's rule a pixel of the right place and wrong colour can be
-/// stuck, where no other is better than it is now.
+/// Two details make every pixel count. A colour is drawn from those that differ from the clean pixel. And a pixel that is
+/// given up may be drawn again at once, with another colour: by the paper's rule a pixel in the right place with the wrong
+/// colour is stuck where no other is better than it is now. On linear models of 3x5x6 images that rule misses the best two
+/// pixels of an enumeration; on 64 images of 3x12x12, with 2000 queries at most, it takes 1020 instead of 988 on
+/// average with 4 pixels, 620 instead of 580 with 8.
 #[derive(Clone, Debug)]
 pub struct SparseRs {
     /// How many pixels may change, and between which values. In L0 only.
@@ -331,8 +333,8 @@ mod tests {
         }
     }
 
-    /// The lowest margin that `pixels` changed pixels can give a sample of a linear model: for each rival the best sets of pixels
-    /// and of corners, all of them tried one after another.
+    /// The lowest margin that `pixels` changed pixels can give a sample of a linear model: for each rival the best sets of
+    /// pixels and of corners, all of them tried one after another.
     fn brute_force(rows: &[f32], clean: &[f32], class: usize, shape: [usize; 3]) -> f32 {
         let [channels, height, width] = shape;
         let (area, inputs) = (height * width, clean.len());
@@ -364,7 +366,8 @@ mod tests {
         lowest
     }
 
-    /// Within 1500 queries the search reaches the goal wherever two pixels can, and comes within 1 % of the best margin elsewhere.
+    /// Within 1500 queries the search reaches the goal wherever two pixels can, and comes within 1 % of the best margin
+    /// elsewhere.
     #[test]
     fn two_pixels_are_found_as_by_brute_force() {
         let shape = [48, 3, 5, 6];

@@ -23,8 +23,8 @@ pub enum Poses {
 /// The worst of some rotations and translations of each image (Engstrom, Tran, Tsipras, Schmidt & Madry 2019, "Exploring the
 /// landscape of spatial robustness", section 3).
 ///
-/// That is the first that reaches the goal, else that of highest loss, the image as it is among them. The attack asks for scores
-/// only; the paper finds gradients along the pose no help, as the loss has many maxima.
+/// That is the first that reaches the goal, else that of highest loss, the image as it is among them. The attack asks for
+/// scores only; the paper finds gradients along the pose no help, as the loss has many maxima.
 #[derive(Clone, Debug)]
 pub struct Spatial {
     /// How far images may be turned and shifted.
@@ -38,8 +38,8 @@ pub struct Spatial {
 }
 
 impl Spatial {
-    /// The worst of `tries` random poses, by margin; the paper takes 10, by cross-entropy, which in `f32` is 0 for all of them where a model
-    /// is sure by 17.
+    /// The worst of `tries` random poses, by margin; the paper takes 10, by cross-entropy, which in `f32` is 0 for all of
+    /// them where a model is sure by 17.
     pub fn worst_of(tries: usize, threat: SpatialThreat) -> Self {
         Self {
             threat,

@@ -56,9 +56,9 @@ impl SpatialThreat {
         }
     }
 
-    /// Checks what images alone can tell: each sample is finite and in bounds, and none of its channels holds a value below the
-    /// smallest or above the largest of the original's and zero, between which interpolation stays. Whether a pose within the limits
-    /// explains an image, [`SpatialThreat::verify_poses`] can tell.
+    /// Checks what images alone can tell: each sample is finite and in bounds, and none of its channels holds a value below
+    /// the smallest or above the largest of the original's and zero, between which interpolation stays. Whether a pose within
+    /// the limits explains an image, [`SpatialThreat::verify_poses`] can tell.
     ///
     /// # Errors
     /// The first [`Violation`].
@@ -89,8 +89,8 @@ impl SpatialThreat {
         Ok(())
     }
 
-    /// Checks that each pose is within the limits and that each sample is what its pose makes of the original, rendered anew on the
-    /// host.
+    /// Checks that each pose is within the limits and that each sample is what its pose makes of the original, rendered anew
+    /// on the host.
     ///
     /// # Errors
     /// The first [`Violation`].

@@ -31,7 +31,8 @@ pub(crate) fn labels(model: &dyn Classifier<4>, x: &Tensor<4>) -> Tensor<1, Int>
     Tensor::from_ints(classes.as_slice(), &x.device())
 }
 
-/// A random linear model, and images that it is the surer of the later they come, by up to `most` of the weights of their class.
+/// A random linear model, and images that it is the surer of the later they come, by up to `most` of the weights of their
+/// class.
 pub(crate) fn graded(
     seed: u32,
     classes: usize,

@@ -34,13 +34,13 @@ pub enum FitError {
     },
 }
 
-/// Finds one perturbation for all images (Moosavi-Dezfooli et al. 2017, "Universal adversarial perturbations") by projected gradient
-/// ascent on the mean loss over batches (Shafahi et al. 2020, "Universal adversarial training", algorithm 1):
+/// Finds one perturbation for all images (Moosavi-Dezfooli et al. 2017, "Universal adversarial perturbations") by projected
+/// gradient ascent on the mean loss over batches (Shafahi et al. 2020, "Universal adversarial training", algorithm 1):
 ///
 /// `delta <- project(delta + step_size * direction(mean over the batch of d/d delta min(loss(clip(x + delta)), cap)))`
 ///
-/// with the sign as direction in L∞ and the unit vector in L2. The cap on the loss is the paper's idea: no sample, once lost, outweighs the others. The
-/// step falls linearly over the epochs, so that the last ones settle.
+/// with the sign as direction in L∞ and the unit vector in L2. The cap on the loss is the paper's idea: no sample, once lost,
+/// outweighs the others. The step falls linearly over the epochs, so that the last ones settle.
 #[derive(Clone, Debug)]
 pub struct UniversalFit {
     /// What the attacker may do; in L∞ or L2.
@@ -58,22 +58,23 @@ pub struct UniversalFit {
 }
 
 impl UniversalFit {
-    /// Ten epochs, steps of a quarter of eps (enough to cross the ball with one batch an epoch), the margin capped at 9. The paper ascends
-    /// cross-entropy, which in `f32` has no gradient where a model is sure by 17.
+    /// Ten epochs, steps of a quarter of eps (enough to cross the ball with one batch an epoch), and the paper's loss,
+    /// cross-entropy, capped at 9. Where a model is sure of every sample by 17, that has no gradient in `f32`: take the margin,
+    /// which was between 4 points stronger and 18 weaker on four small networks for digits.
     pub fn new(threat: ThreatModel) -> Self {
         let step_size = threat.eps.value() / 4.0;
         Self {
             threat,
             goal: Goal::Untargeted,
-            loss: AttackLoss::Margin,
+            loss: AttackLoss::CrossEntropy,
             cap: 9.0,
             epochs: 10,
             step_size,
         }
     }
 
-    /// The perturbation, starting from none. `batches(epoch)` gives the images in bounds and the classes of an epoch from 0: true ones
-    /// or, with [`Goal::Targeted`], targets.
+    /// The perturbation, starting from none. `batches(epoch)` gives the images in bounds and the classes of an epoch from 0:
+    /// true ones or, with [`Goal::Targeted`], targets.
     ///
     /// # Shapes
     /// Images `[batch, channels, height, width]`, classes `[batch]`; the perturbation `[1, channels, height, width]`.
@@ -152,9 +153,9 @@ pub(crate) fn capped_gradient(
     gradient.mask_fill(no_number, 0.0)
 }
 
-/// Linearly from `first` in epoch 0 to `first / epochs` in the last.
-pub(crate) fn falling(first: f32, epoch: usize, epochs: usize) -> f32 {
-    first * (1.0 - epoch as f32 / epochs as f32)
+/// Linearly from `first` at 0 to `first / count` in the last of `count`.
+pub(crate) fn falling(first: f32, i: usize, count: usize) -> f32 {
+    first * (1.0 - i as f32 / count as f32)
 }
 
 pub(crate) fn same_shape(first: &Tensor<4>, x: &Tensor<4>) -> Result<(), FitError> {
@@ -211,8 +212,8 @@ mod tests {
     use crate::testing::{LinearImages, values};
     use crate::testing_images::{noise, uniform};
 
-    /// Of one class, far from the box, every sample of a linear model has the same best direction: the sign, or the unit vector, of
-    /// the difference of the rows.
+    /// Of one class, far from the box, every sample of a linear model has the same best direction: the sign, or the unit
+    /// vector, of the difference of the rows.
     #[test]
     fn the_perturbation_of_one_class_is_the_closed_form() {
         let shape = [40, 2, 5, 4];
@@ -305,6 +306,26 @@ mod tests {
             values(found.delta)[0]
         };
         assert!(first(1000.0) > 0.09 && first(9.0) < -0.09);
+    }
+
+    /// Two samples at the box pull upwards and one within pulls downwards. Once the two are cut off they cannot pull any
+    /// more; were their gradient taken for real, it would win.
+    #[test]
+    fn what_is_cut_off_at_the_box_does_not_pull() {
+        let device = Device::flex();
+        let model = LinearImages {
+            rows: Tensor::from_floats([[-1.0], [1.0]], &device),
+        };
+        let x = Tensor::<1>::from_floats([1.0, 1.0, 0.5], &device).reshape([3, 1, 1, 1]);
+        let y = Tensor::<1, Int>::from_ints([0, 0, 1], &device);
+        let fit = UniversalFit {
+            loss: AttackLoss::Margin,
+            epochs: 41,
+            ..UniversalFit::new("linf:0.2".parse().unwrap())
+        };
+        let found = fit.fit(&model, |_| [(x.clone(), y.clone())]).unwrap();
+        let delta = values(found.delta)[0];
+        assert!(delta.abs() < 0.05, "{delta}");
     }
 
     #[test]

@@ -8,8 +8,8 @@ use crate::universal::{FitError, capped_gradient, falling, same_shape};
 use crate::window::Corner;
 use crate::{Attack, AttackLoss, Goal, Noise, PatchThreat};
 
-/// Finds one patch that works on any image in any place (Brown et al. 2017, "Adversarial patch"): gradient ascent on the expected loss
-/// over images and places,
+/// Finds one patch that works on any image in any place (Brown et al. 2017, "Adversarial patch"): gradient ascent on the
+/// expected loss over images and places,
 ///
 /// `patch <- clip(patch + step_size * sign(mean over the batch of d/d patch min(loss(paste(patch, x, place)), cap)))`
 ///
@@ -31,21 +31,21 @@ pub struct UniversalPatchFit {
 }
 
 impl UniversalPatchFit {
-    /// Ten epochs, steps of 0.05, the margin capped at 9: cross-entropy, the paper's loss, has no gradient in `f32` where a model is sure by
-    /// 17 that it sees something else.
+    /// Ten epochs, steps of 0.05, and cross-entropy, capped at 9. Where a model is sure of every sample by 17, that has no
+    /// gradient in `f32`: take the margin.
     pub fn new(threat: PatchThreat) -> Self {
         Self {
             threat,
             goal: Goal::Untargeted,
-            loss: AttackLoss::Margin,
+            loss: AttackLoss::CrossEntropy,
             cap: 9.0,
             epochs: 10,
             step_size: 0.05,
         }
     }
 
-    /// The patch, from a random start. `batches(epoch)` gives the images in bounds and the classes of an epoch from 0: true ones or, with
-    /// [`Goal::Targeted`], targets. Start and places depend on `key` and the order of the batches.
+    /// The patch, from a random start. `batches(epoch)` gives the images in bounds and the classes of an epoch from 0: true
+    /// ones or, with [`Goal::Targeted`], targets. Start and places depend on `key` and the order of the batches.
     ///
     /// # Shapes
     /// Images `[batch, channels, height, width]`, classes `[batch]`; the patch `[1, channels, side, side]`.
@@ -242,8 +242,8 @@ mod tests {
     use crate::testing::{LinearImages, values};
     use crate::testing_images::{images, noise};
 
-    /// On a linear model the gain of a value of the patch, averaged over places, is the mean of the weights that it can meet: the best
-    /// patch is 1 where that is positive, else 0.
+    /// On a linear model the gain of a value of the patch, averaged over places, is the mean of the weights that it can meet:
+    /// the best patch is 1 where that is positive, else 0.
     #[test]
     fn the_patch_of_a_linear_model_is_the_mean_of_its_weights_over_places() {
         let shape = [60, 2, 5, 4];
@@ -253,6 +253,7 @@ mod tests {
         let y = Tensor::<1, Int>::zeros([60], &x.device());
         let fit = UniversalPatchFit {
             cap: 1000.0,
+            loss: AttackLoss::Margin,
             epochs: 40,
             ..UniversalPatchFit::new(PatchThreat::new(3))
         };
@@ -284,8 +285,8 @@ mod tests {
         assert_eq!(values(again.patch), values(found.patch));
     }
 
-    /// A model that looks for a colour wherever it is: the patch learnt on some images works on others, of another size and in other places,
-    /// where a random one does not.
+    /// A model that looks for a colour wherever it is: the patch learnt on some images works on others, of another size and
+    /// in other places, where a random one does not.
     #[test]
     fn a_patch_works_on_images_it_has_not_seen() {
         struct Detector;
@@ -298,7 +299,8 @@ mod tests {
                     .map(|c| channel(c).mul_scalar(weights[c]))
                     .reduce(|a, b| a + b)
                     .unwrap();
-                // A pixel of the best colour counts e^6; 77 random ones are worth two of them, nine of the patch are needed by six.
+                // A pixel of the best colour counts e^6; 77 random ones are worth two of them, nine of the patch are needed
+                // by six.
                 let sum = colour.mul_scalar(2.0).exp().flatten::<2>(1, 3).sum_dim(1);
                 let score = sum.log().sub_scalar(6.0 + 6f32.ln());
                 Tensor::cat(vec![score.zeros_like(), score], 1)

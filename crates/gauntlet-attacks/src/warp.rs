@@ -36,8 +36,8 @@ impl Pose {
 
 /// Each image in its pose, by bilinear interpolation; what comes from outside the image is zero. Runs on the device of `x`.
 ///
-/// The pixel at `(row, column)` shows the place `c + R (row - c - down, column - c - right)` of the image, where c is its centre
-/// and R turns clockwise by the angle of the pose (Engstrom et al. 2019, equation 1).
+/// The pixel at `(row, column)` shows the place `c + R (row - c - down, column - c - right)` of the image, where c is its
+/// centre and R turns clockwise by the angle of the pose (Engstrom et al. 2019, equation 1).
 ///
 /// # Shapes
 /// `x: [batch, channels, height, width]`, one pose an image; the result as `x`.
