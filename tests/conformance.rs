@@ -16,7 +16,9 @@ use std::sync::atomic::AtomicBool;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, DeviceKind, Int, Tensor};
-use gauntlet_attacks::{Apgd, ApgdLoss, Attack, AttackLoss, Fab, Keep, Noise, Pgd, input_gradient};
+use gauntlet_attacks::{
+    Apgd, ApgdLoss, Attack, AttackLoss, Fab, Keep, MinimumNorm, Noise, Pgd, input_gradient,
+};
 use gauntlet_data::load;
 use gauntlet_kernels::augment::crop_flip;
 use gauntlet_kernels::perturb::{l2_step, linf_step, project_l2, project_linf};

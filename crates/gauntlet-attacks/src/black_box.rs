@@ -229,6 +229,8 @@ fn a_masked_gradient_does_not_help(norm: Norm, search: Scores) {
         restarts: 1,
         init: Init::Clean,
         keep: Keep::Best,
+        goal: Goal::Untargeted,
+        sparsity: Pgd::SPARSITY,
     };
     let unmoved = pgd.perturb(&model, x.clone(), y.clone(), &noise(0..8));
     assert_eq!(values(unmoved), values(x.clone()));

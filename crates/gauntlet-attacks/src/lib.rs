@@ -48,8 +48,9 @@ mod warp;
 mod window;
 
 #[cfg(test)]
-mod min_norm_tests;
 mod black_box;
+#[cfg(test)]
+mod min_norm_tests;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -35,4 +35,4 @@ pub use plan::{AuditPlan, CorruptionPlan, SuiteName, ThreatPlan};
 pub use report::{Curve, RunReport};
 pub use signs::Signs;
 pub use spec::{ApgdLossSpec, AttackSpec, LossSpec, Setting, Surrogate};
-pub use suite::{Example, Member, Standing, Subject, Suite};
+pub use suite::{Example, Keep, Member, Standing, Subject, Suite};

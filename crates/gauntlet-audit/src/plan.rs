@@ -50,7 +50,7 @@ pub struct AuditPlan {
 pub struct ThreatPlan {
     /// A budget such as `linf:8/255`, `patch:5`, `spatial:30deg,3px` or `linf:0.3 + l2:2`, or a list of them.
     #[serde(deserialize_with = "one_or_more")]
-    #[schemars(with = "OneOrMore")]
+    #[schemars(with = "Vec<Budget>")]
     pub within: Vec<Budget>,
     /// Attacks that come first. Default: those of the standard suite if `attack` is not given, else none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -88,18 +88,8 @@ pub struct CorruptionPlan {
     pub severities: Vec<Severity>,
 }
 
-#[derive(Deserialize, JsonSchema)]
-#[serde(
-    untagged,
-    expecting = "a budget such as \"linf:8/255\", or a list of them"
-)]
-enum OneOrMore {
-    One(Budget),
-    More(Vec<Budget>),
-}
-
 fn one_or_more<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Budget>, D::Error> {
-    // Text first: the message of a budget that does not parse would be lost behind "matches no variant".
+    // As text: what is wrong with a budget would be lost behind "matches no variant".
     #[derive(Deserialize)]
     #[serde(
         untagged,

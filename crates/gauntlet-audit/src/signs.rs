@@ -71,6 +71,18 @@ const OVERFITTED: f64 = 0.6;
 const SIGNS: u32 = u32::MAX;
 
 impl Signs {
+    /// The codes of all that is looked for.
+    pub const CODES: [&str; 8] = [
+        "randomised-outputs",
+        "gradients-vanish",
+        "rough-landscape",
+        "black-box-beats-white-box",
+        "does-not-fall-to-zero",
+        "more-effort-helps",
+        "fgsm-beats-pgd",
+        "catastrophic-overfitting",
+    ];
+
     /// Looks at the model within `threat` (L∞, L2 or L1), after the suite has run to its end.
     pub fn measure(
         subject: &Subject<'_>,

@@ -68,6 +68,9 @@ pub struct Example {
     pub pixels: Vec<f32>,
 }
 
+/// Takes a new state and the examples just found; `false` stops.
+pub type Keep<'a> = dyn FnMut(&Standing, &[Example]) -> Result<bool, AuditError> + 'a;
+
 /// How far a suite has come on a data set: what [`Suite::run`] goes on from. A value for each sample, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Standing {
@@ -108,7 +111,7 @@ impl Suite {
         &self,
         subject: &Subject<'_>,
         standing: &mut Standing,
-        keep: &mut dyn FnMut(&Standing, &[Example]) -> Result<bool, AuditError>,
+        keep: &mut Keep<'_>,
     ) -> Result<bool, AuditError> {
         standing.begin(subject);
         for place in 0..self.members.len() {
@@ -128,7 +131,7 @@ impl Suite {
         given: &[usize],
         subject: &Subject<'_>,
         standing: &mut Standing,
-        keep: &mut dyn FnMut(&Standing, &[Example]) -> Result<bool, AuditError>,
+        keep: &mut Keep<'_>,
     ) -> Result<bool, AuditError> {
         let workers = subject.workers.clamp(1, given.len());
         // No more in a batch than leaves work for every thread.

@@ -47,7 +47,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     Train(Train),
     Resume(Resume),
-    Audit(Audit),
+    Audit(Box<Audit>),
     /// Data sets: what there is, getting it, looking at it.
     #[command(subcommand)]
     Data(Data),

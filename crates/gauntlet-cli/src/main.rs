@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     let result = std::panic::catch_unwind(|| match cli.command {
         Command::Train(args) => commands::train(args, cli.quiet),
         Command::Resume(args) => commands::resume(args, cli.quiet),
-        Command::Audit(args) => commands::audit(args, cli.quiet),
+        Command::Audit(args) => commands::audit(*args, cli.quiet),
         Command::Data(command) => commands::data(command, cli.quiet),
         Command::Model(command) => commands::model(command),
         Command::Runs(command) => commands::runs(command),

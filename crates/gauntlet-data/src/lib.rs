@@ -1,6 +1,8 @@
 //! Image data sets: bytes in, ordered batches out.
 
+pub mod arrays;
 mod config;
+pub mod corruptions;
 mod dataset;
 mod decode;
 mod download;

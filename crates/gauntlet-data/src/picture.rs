@@ -2,7 +2,7 @@
 
 use std::io::Cursor;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor, TensorData};
 use font8x8::UnicodeFonts;
 use image::imageops::{self, FilterType};
 use image::{ImageFormat, Rgb};
@@ -118,6 +118,18 @@ pub fn contact_sheet(images: Tensor<4>, columns: usize) -> RgbImage {
     picture
 }
 
+/// One image as a batch: `pixels` are `shape = [channels, height, width]`, flat.
+///
+/// # Panics
+/// If there are not as many as the shape says.
+pub fn image(pixels: Vec<f32>, shape: [usize; 3], device: &Device) -> Tensor<4> {
+    let [channels, height, width] = shape;
+    Tensor::from_data(
+        TensorData::new(pixels, [1, channels, height, width]),
+        device,
+    )
+}
+
 /// The picture as a PNG file.
 pub fn png_bytes(image: &RgbImage) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
@@ -183,8 +195,6 @@ fn write(picture: &mut RgbImage, left: u32, top: u32, text: &str, colour: Rgb<u8
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
-
     use super::*;
 
     fn example(adversarial: &str) -> Example {

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use gauntlet_attacks::{Budget, ThreatModel};
+use gauntlet_attacks::Budget;
 use gauntlet_audit::{
-    Audit, AuditError, AuditPlan, Auditor, CorruptionResult, Data, Found, Setting, Stage, Subject,
-    SuiteName, Surrogate, Weak, audit_page, diagnosis, wilson, write_outcomes,
+    Audit, AuditError, AuditPlan, Auditor, CorruptionResult, Data, Found, Setting, Signs, Stage,
+    Subject, Surrogate, Weak, audit_page, diagnosis, wilson, write_outcomes,
 };
 use gauntlet_data::corruptions::{Corruption, Severity};
 use gauntlet_data::{DataConfig, Dataset, Source, arrays, fetch, files, picture};
@@ -229,6 +229,11 @@ impl Job {
             train_seconds: None,
             plan: Some(self.plan.name.clone()),
             warnings,
+            checks: if found.iter().any(|found| found.signs.is_some()) {
+                Signs::CODES.map(str::to_owned).to_vec()
+            } else {
+                Vec::new()
+            },
             findings,
             per_class: found
                 .last()
@@ -383,10 +388,7 @@ fn run_of(model: &Path) -> Option<Plan> {
 }
 
 /// Shape of the images and names of the classes, where the data tell them before they are loaded: a weights file does not.
-fn shape_of(
-    args: &args::Audit,
-    run: Option<&Plan>,
-) -> Result<Option<([usize; 3], Vec<String>)>, Failure> {
+fn shape_of(args: &args::Audit, run: Option<&Plan>) -> Result<Option<subject::Takes>, Failure> {
     let source = match &args.data {
         Some(args::DataName::Known(source)) => *source,
         Some(args::DataName::Files(path)) => {

@@ -9,6 +9,7 @@ mod judge;
 mod model;
 mod resume;
 mod runs;
+mod subject;
 mod train;
 
 pub(crate) use audit::audit;

@@ -5,6 +5,8 @@ use burn::tensor::Device;
 use gauntlet_models::{Description, Network};
 use gauntlet_train::checkpoint;
 use std::path::{Path, PathBuf};
+/// Shape of the images and names of the classes.
+pub(crate) type Takes = ([usize; 3], Vec<String>);
 pub(crate) struct Loaded {
     pub(crate) model: Network,
     pub(crate) description: Description,
@@ -19,7 +21,7 @@ impl Loaded {
 pub(crate) fn load(
     path: &Path,
     _: &args::Weights,
-    _: Option<([usize; 3], Vec<String>)>,
+    _: Option<Takes>,
     device: &Device,
 ) -> Result<Loaded, Failure> {
     let folder = checkpoint_in(path)?;

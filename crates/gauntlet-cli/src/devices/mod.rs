@@ -147,6 +147,11 @@ pub(crate) struct Picked {
 }
 
 impl Picked {
+    /// Whether the CPU backend computes.
+    pub(crate) fn is_cpu(&self) -> bool {
+        self.found.id == "cpu"
+    }
+
     /// `vulkan:0 (NVIDIA H100 PCIe)`
     pub(crate) fn label(&self) -> String {
         format!("{} ({})", self.found.id, self.found.name)
