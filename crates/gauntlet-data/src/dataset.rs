@@ -5,6 +5,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use gauntlet_kernels::{NoiseKey, Stream};
 use sha2::{Digest, Sha256};
 
+use crate::corruptions::{Corruption, Severity, corrupt};
 use crate::decode::{self, Part};
 use crate::{DataConfig, DataError, Source, fetch, image_folder, shuffle};
 
@@ -65,18 +66,58 @@ impl Dataset {
     /// # Panics
     /// If a position is not below [`len`](Self::len).
     pub fn batch(&self, positions: &[usize], device: &Device) -> (Tensor<4>, Tensor<1, Int>) {
-        let ids: Vec<u32> = positions
+        let ids = self.ids_at(positions);
+        self.upload(self.values(&ids), &ids, device)
+    }
+
+    /// Like [`batch`](Self::batch), with a corruption of each image that is named by `key` and its sample id.
+    ///
+    /// # Panics
+    /// If a position is not below [`len`](Self::len).
+    pub fn corrupted_batch(
+        &self,
+        positions: &[usize],
+        corruption: Corruption,
+        severity: Severity,
+        key: NoiseKey,
+        device: &Device,
+    ) -> (Tensor<4>, Tensor<1, Int>) {
+        let ids = self.ids_at(positions);
+        let values = corrupt(
+            &self.values(&ids),
+            self.shape,
+            corruption,
+            severity,
+            key,
+            &ids,
+        );
+        self.upload(values, &ids, device)
+    }
+
+    fn ids_at(&self, positions: &[usize]) -> Vec<u32> {
+        positions
             .iter()
             .map(|&position| self.ids[position])
-            .collect();
-        let [channels, height, width] = self.shape;
-        let size = channels * height * width;
+            .collect()
+    }
+
+    /// Rows of pixels in [0, 1].
+    fn values(&self, ids: &[u32]) -> Vec<f32> {
+        let size: usize = self.shape.iter().product();
         let scale = 1.0 / f32::from(self.max);
-        let values: Vec<f32> = ids
-            .iter()
+        ids.iter()
             .flat_map(|&id| &self.pixels[id as usize * size..(id as usize + 1) * size])
             .map(|&pixel| f32::from(pixel) * scale)
-            .collect();
+            .collect()
+    }
+
+    fn upload(
+        &self,
+        values: Vec<f32>,
+        ids: &[u32],
+        device: &Device,
+    ) -> (Tensor<4>, Tensor<1, Int>) {
+        let [channels, height, width] = self.shape;
         let labels: Vec<i32> = ids
             .iter()
             .map(|&id| self.labels[id as usize] as i32)
@@ -323,5 +364,35 @@ mod tests {
         let labels: Vec<i64> = y.try_into_vec_as().unwrap();
         assert_eq!(labels[0], i64::from(test.labels[3]));
         assert_eq!(test.class_counts().iter().sum::<usize>(), 450);
+    }
+
+    #[test]
+    fn corrupted_batches_name_their_noise_by_sample_id() {
+        let test = digits(0, 0).test;
+        let part = Dataset {
+            ids: Arc::new(test.ids[5..9].to_vec()),
+            ..test.clone()
+        };
+        let key = NoiseKey::new(3, Stream::Corruption);
+        let batch = |set: &Dataset, positions: &[usize]| {
+            let (family, severity) = (Corruption::ShotNoise, Severity::ALL[4]);
+            let (x, y) = set.corrupted_batch(positions, family, severity, key, &Device::flex());
+            (
+                x.try_into_vec_as::<f32>().unwrap(),
+                y.try_into_vec_as::<i64>().unwrap(),
+            )
+        };
+        let (x, y) = batch(&test, &[8, 6]);
+        assert_eq!(
+            (x.len(), y),
+            (128, [8, 6].map(|i| i64::from(test.labels[i])).into())
+        );
+        assert_eq!(batch(&part, &[1]).0, x[64..]);
+        let clean: Vec<f32> = test
+            .batch(&[8, 6], &Device::flex())
+            .0
+            .try_into_vec_as()
+            .unwrap();
+        assert_ne!(x, clean);
     }
 }

@@ -1,6 +1,7 @@
 //! Image data sets: bytes in, ordered batches out.
 
 mod config;
+pub mod corruptions;
 mod dataset;
 mod decode;
 mod download;

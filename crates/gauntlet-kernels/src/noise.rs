@@ -35,6 +35,8 @@ pub enum Stream {
     EvalAttack = 6,
     /// Dropout masks.
     Dropout = 7,
+    /// Common corruptions of images.
+    Corruption = 8,
 }
 
 /// The name of a block of random numbers: same key, same numbers, on every backend and machine.
