@@ -1,5 +1,6 @@
 //! Image data sets: bytes in, ordered batches out.
 
+pub mod arrays;
 mod config;
 mod dataset;
 mod decode;
