@@ -271,7 +271,7 @@ fn split(
     })
 }
 
-fn hash(part: &Part) -> String {
+pub(crate) fn hash(part: &Part) -> String {
     let mut hasher = Sha256::new();
     hasher.update(&*part.pixels);
     for label in part.labels.iter() {
