@@ -17,7 +17,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, DeviceKind, Int, Tensor};
 use gauntlet_attacks::{
-    Apgd, ApgdLoss, Attack, AttackLoss, Fab, Init, Keep, Noise, Pgd, input_gradient,
+    Apgd, ApgdLoss, Attack, AttackLoss, Fab, Init, Keep, MinimumNorm, Noise, Pgd, input_gradient,
 };
 use gauntlet_data::load;
 use gauntlet_kernels::augment::crop_flip;

@@ -25,7 +25,7 @@ use crate::{Attack, Goal, Noise, Norm, ThreatModel};
 /// and box have in common, which leaves of all this what stands out.
 ///
 /// Three details follow the paper rather than AutoAttack's code: a square may touch the last row and column of the image,
-/// in L2 each channel keeps its own mass, and each sample draws squares of its own instead of sharing them with its batch.
+/// in L2 each channel keeps its own mass (as in that code since it knows L1), and each sample draws squares of its own instead of sharing them with its batch.
 /// The first two make the attack stronger. Mean queries, of 2001 at most, over 32 random linear models of 3x12x12 images:
 /// 812 against 1394 by AutoAttack's rules in L∞ at 1.3 times the distance of the boundary, 579 against 1088 in L2 at 2.5
 /// times.
