@@ -17,7 +17,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, DeviceKind, Int, Tensor};
 use gauntlet_attacks::{
-    Apgd, ApgdLoss, Attack, AttackLoss, Fab, Keep, MinimumNorm, Noise, Pgd, input_gradient,
+    Apgd, ApgdLoss, Attack, AttackLoss, Fab, Init, Keep, MinimumNorm, Noise, Pgd, input_gradient,
 };
 use gauntlet_data::load;
 use gauntlet_kernels::augment::crop_flip;
@@ -210,9 +210,12 @@ fn gradients_and_attacks_agree(config: &ModelConfig, flex: &Device, vulkan: &Dev
             let threat: gauntlet_attacks::ThreatModel = threat.parse().unwrap();
             let pgd = Pgd {
                 step_size: threat.eps.value() / 4.0,
+                threat,
+                loss: AttackLoss::CrossEntropy,
+                steps: 3,
                 restarts: 2,
+                init: Init::Uniform,
                 keep,
-                ..Pgd::new(threat, 3)
             };
             let noise = Noise {
                 key: NoiseKey::new(2, Stream::EvalAttack),
@@ -226,8 +229,10 @@ fn gradients_and_attacks_agree(config: &ModelConfig, flex: &Device, vulkan: &Dev
         };
         let threat: gauntlet_attacks::ThreatModel = "l2:0.5".parse().unwrap();
         let apgd = Apgd {
+            threat: threat.clone(),
+            loss: ApgdLoss::CrossEntropy,
             steps: 2,
-            ..Apgd::new(threat.clone(), ApgdLoss::CrossEntropy)
+            restarts: 1,
         };
         let fab = Fab {
             steps: 3,
