@@ -210,12 +210,10 @@ fn gradients_and_attacks_agree(config: &ModelConfig, flex: &Device, vulkan: &Dev
             let threat: gauntlet_attacks::ThreatModel = threat.parse().unwrap();
             let pgd = Pgd {
                 step_size: threat.eps.value() / 4.0,
-                threat,
-                loss: AttackLoss::CrossEntropy,
-                steps: 3,
                 restarts: 2,
                 init: Init::Uniform,
                 keep,
+                ..Pgd::new(threat, 3)
             };
             let noise = Noise {
                 key: NoiseKey::new(2, Stream::EvalAttack),
@@ -229,10 +227,8 @@ fn gradients_and_attacks_agree(config: &ModelConfig, flex: &Device, vulkan: &Dev
         };
         let threat: gauntlet_attacks::ThreatModel = "l2:0.5".parse().unwrap();
         let apgd = Apgd {
-            threat: threat.clone(),
-            loss: ApgdLoss::CrossEntropy,
             steps: 2,
-            restarts: 1,
+            ..Apgd::new(threat.clone(), ApgdLoss::CrossEntropy)
         };
         let fab = Fab {
             steps: 3,

@@ -130,6 +130,24 @@ pub fn image(pixels: Vec<f32>, shape: [usize; 3], device: &Device) -> Tensor<4> 
     )
 }
 
+/// One image in its own size as a PNG file, grey or in colour; values are rounded to 8 bits.
+///
+/// # Panics
+/// If `pixels` are not `shape = [channels, height, width]`, flat.
+pub fn png(pixels: &[f32], shape: [usize; 3]) -> Vec<u8> {
+    let [channels, ..] = shape;
+    let image = enlarged(pixels, shape, 1);
+    if channels == 1 {
+        let mut bytes = Cursor::new(Vec::new());
+        imageops::grayscale(&image)
+            .write_to(&mut bytes, ImageFormat::Png)
+            .expect("memory takes any picture");
+        bytes.into_inner()
+    } else {
+        png_bytes(&image)
+    }
+}
+
 /// The picture as a PNG file.
 pub fn png_bytes(image: &RgbImage) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());

@@ -313,22 +313,50 @@ impl Job {
         fallen.iter().take(PICTURES).map(weak).collect()
     }
 
-    /// Adversarial examples of every sample: as `.npz`, one file a budget, or as PNG files in a folder.
+    /// Adversarial examples of the samples that fell: as `.npz`, one file a budget, or as PNG files in a folder.
     fn export(&self, path: &Path, found: &[Found]) -> Result<(), Failure> {
+        let data = &self.data;
         for found in found {
             let threat = found.threat.threat.replace([':', '/', ',', ' '], "-");
-            if path.extension().is_some_and(|extension| extension == "npz") {
-                let path = if self.plan_has_several() {
-                    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-                    path.with_file_name(format!("{stem}-{threat}.npz"))
-                } else {
-                    path.to_owned()
-                };
-                arrays::write_examples(&path, &self.data, &found.examples)?;
-            } else {
-                let folder = path.join(threat);
-                arrays::write_pictures(&folder, &self.data, &found.examples)?;
+            if path.extension().is_none_or(|extension| extension != "npz") {
+                self.export_pictures(&path.join(threat), found)?;
+                continue;
             }
+            let path = if self.plan_has_several() {
+                let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+                path.with_file_name(format!("{stem}-{threat}.npz"))
+            } else {
+                path.to_owned()
+            };
+            let places: Vec<usize> = found.examples.keys().copied().collect();
+            let (clean, labels) = data.batch(&places, &self.device.device);
+            let clean: Vec<f32> = clean.try_into_vec_as().expect("images of the data set");
+            let labels: Vec<i64> = labels.try_into_vec_as().expect("labels of the data set");
+            let index: Vec<i64> = places.iter().map(|&i| i64::from(data.ids[i])).collect();
+            let attacked: Vec<f32> = found.examples.values().flatten().copied().collect();
+            let examples = arrays::Examples {
+                shape: data.shape,
+                attacked: &attacked,
+                clean: &clean,
+                labels: &labels,
+                index: &index,
+            };
+            arrays::write_npz(&path, &examples)?;
+        }
+        Ok(())
+    }
+
+    /// `FOLDER/CLASS/INDEX.png`, so that other tools can read the folder as a data set. Values are rounded to 8 bits: an example
+    /// may lose its effect by that.
+    fn export_pictures(&self, folder: &Path, found: &Found) -> Result<(), Failure> {
+        for (&place, pixels) in &found.examples {
+            let id = self.data.ids[place];
+            let class = &self.data.classes[self.data.labels[id as usize] as usize];
+            let folder = folder.join(class);
+            fs::create_dir_all(&folder)
+                .map_err(|error| Failure::running(format!("{}: {error}", folder.display())))?;
+            let png = picture::png(pixels, self.data.shape);
+            write(&folder.join(format!("{id:06}.png")), &png)?;
         }
         Ok(())
     }
