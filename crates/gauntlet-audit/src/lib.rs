@@ -34,5 +34,5 @@ pub use outcomes::write_outcomes;
 pub use plan::{AuditPlan, CorruptionPlan, SuiteName, ThreatPlan};
 pub use report::{Curve, RunReport};
 pub use signs::Signs;
-pub use spec::{ApgdLossSpec, AttackSpec, LossSpec, Setting, Surrogate};
+pub use spec::{ApgdLossSpec, AttackSpec, Fit, LossSpec, Setting, Surrogate};
 pub use suite::{Example, Keep, Member, Standing, Subject, Suite};

@@ -449,6 +449,7 @@ mod tests {
         let setting = Setting {
             classes: 10,
             load: &|_| Err("there is none".to_owned()),
+            fit: None,
         };
         let suite = plan.suites(&setting).unwrap().remove(0);
         (model, data, suite)

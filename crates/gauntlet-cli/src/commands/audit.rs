@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use gauntlet_attacks::Budget;
 use gauntlet_audit::{
-    Audit, AuditError, AuditPlan, Auditor, CorruptionResult, Data, Found, Setting, Signs, Stage,
-    Subject, Surrogate, Weak, audit_page, diagnosis, wilson, write_outcomes,
+    Audit, AuditError, AuditPlan, Auditor, CorruptionResult, Data, Fit, Found, Setting, Signs,
+    Stage, Subject, Surrogate, Weak, audit_page, diagnosis, wilson, write_outcomes,
 };
 use gauntlet_data::corruptions::{Corruption, Severity};
 use gauntlet_data::{DataConfig, Dataset, Source, arrays, fetch, files, picture};
@@ -84,6 +84,12 @@ impl Job {
         let setting = Setting {
             classes: loaded.description.classes.len(),
             load: &load,
+            fit: Some(Fit {
+                model: &loaded.model,
+                training: &|| training_data(args, run.as_ref()),
+                device: &device.device,
+                seed: args.seed,
+            }),
         };
         let suites = plan.suites(&setting).map_err(|problems| {
             let count = problems.len();
@@ -467,6 +473,22 @@ fn test_data(
 
 fn known_data(config: &DataConfig, seed: u64) -> Result<Dataset, Failure> {
     Ok(gauntlet_data::load(config, &fetch::default_root(), seed)?.test)
+}
+
+/// The training part of the data, for what is found on other images than those of the audit.
+fn training_data(args: &args::Audit, run: Option<&Plan>) -> Result<Dataset, String> {
+    let (config, seed) = match (&args.data, run) {
+        (Some(args::DataName::Known(source)), _) => (DataConfig::of(*source), 0),
+        (Some(args::DataName::Files(path)), _) if path.is_dir() => {
+            let mut config = DataConfig::of(Source::ImageFolder);
+            config.path = Some(path.clone());
+            (config, 0)
+        }
+        (None, Some(plan)) => (plan.data.clone(), plan.seed),
+        _ => return Err("arrays are test images; it needs training images".to_owned()),
+    };
+    let splits = gauntlet_data::load(&config, &fetch::default_root(), seed);
+    Ok(splits.map_err(|error| error.to_string())?.train)
 }
 
 /// A folder of images, or arrays.
