@@ -317,6 +317,7 @@ pub(crate) enum Data {
     #[command(after_help = "Examples:\n  \
         gauntlet data show digits\n  \
         gauntlet data show cifar10 --png cifar10.png\n  \
+        gauntlet data show cifar10 --corruption all --png corruptions.png\n  \
         gauntlet data show path/to/folder         # train/CLASS/*.png and test/CLASS/*.png")]
     Show {
         /// Its name, or a folder with one folder of images a class.
@@ -324,6 +325,9 @@ pub(crate) enum Data {
         /// Write a sheet of images, one row a class, to this file.
         #[arg(long, value_name = "FILE")]
         png: Option<PathBuf>,
+        /// Let the sheet show what a common corruption (`fog`, `shot-noise`, ...) or `all` of them make of the first test image.
+        #[arg(long, value_name = "FAMILY", requires = "png")]
+        corruption: Option<String>,
         #[command(flatten)]
         json: Json,
     },
