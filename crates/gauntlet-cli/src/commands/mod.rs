@@ -9,6 +9,8 @@ mod judge;
 mod model;
 mod resume;
 mod runs;
+#[allow(dead_code, reason = "audits of weights files take it up")]
+mod subject;
 mod train;
 
 pub(crate) use audit::audit;
