@@ -1,6 +1,6 @@
 //! What can be typed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::builder::TypedValueParser;
@@ -11,6 +11,7 @@ use gauntlet_audit::SuiteName;
 use gauntlet_data::Source;
 use gauntlet_models::{Activation, Arch};
 
+use crate::commands::Subject;
 use crate::config::Set;
 use crate::devices::{Backend, Spec};
 
@@ -191,13 +192,37 @@ pub(crate) struct Weights {
     pub(crate) activation: Option<Activation>,
     /// Mean of each channel in [0, 1] that inputs were normalised with.
     #[arg(long, num_args = 1.., value_name = "MEAN")]
-    pub(crate) mean: Vec<f32>,
+    pub(crate) mean: Option<Vec<f32>>,
     /// Standard deviation of each channel that inputs were normalised with.
     #[arg(long, num_args = 1.., value_name = "STD")]
-    pub(crate) std: Vec<f32>,
+    pub(crate) std: Option<Vec<f32>>,
+    /// Which of several state dicts of a checkpoint, such as ema.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<String>,
     /// How many classes there are, where the data do not tell. [default: 10]
     #[arg(long, value_name = "N")]
     pub(crate) classes: Option<usize>,
+}
+
+impl Weights {
+    /// The model at `path`, for data of which `takes` is known.
+    pub(crate) fn subject<'a>(
+        &'a self,
+        path: &Path,
+        takes: Option<&'a ([usize; 3], Vec<String>)>,
+    ) -> Subject<'a> {
+        Subject {
+            path: path.to_owned(),
+            arch: self.arch,
+            width: self.width,
+            depth: self.depth,
+            activation: self.activation,
+            mean: self.mean.clone(),
+            std: self.std.clone(),
+            key: self.key.as_deref(),
+            data: takes.map(|(shape, classes)| (*shape, classes.as_slice())),
+        }
+    }
 }
 
 fn arch(text: &str) -> Result<Arch, String> {

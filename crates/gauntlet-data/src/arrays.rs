@@ -240,17 +240,18 @@ fn ambiguous(shape: &[usize]) -> String {
 fn byte(value: f64) -> Result<u8, String> {
     let scaled = value * 255.0;
     let near = scaled.round();
+    let shown = value as f32;
     if !(-TOLERANCE..=255.0 + TOLERANCE).contains(&scaled) {
         let hint = if (0.0..=255.0).contains(&value) && value.fract() == 0.0 {
             "\n\nhint: divide by 255, or save bytes as `uint8`"
         } else {
             "\n\nhint: undo the normalisation; a model's own goes with the model"
         };
-        return Err(format!("{value} is not in [0, 1]{hint}"));
+        return Err(format!("{shown} is not in [0, 1]{hint}"));
     }
     if (scaled - near).abs() > TOLERANCE {
         return Err(format!(
-            "{value} is not a multiple of 1/255, as the pixels of pictures are; data sets here are bytes\n\n\
+            "{shown} is not a multiple of 1/255, as the pixels of pictures are; data sets here are bytes\n\n\
              hint: `np.round(x * 255).astype(np.uint8)`, where rounding is harmless"
         ));
     }

@@ -121,7 +121,6 @@ pub fn contact_sheet(images: Tensor<4>, columns: usize) -> RgbImage {
     picture
 }
 
-<<<<<<< HEAD
 /// One image as a batch: `pixels` are `shape = [channels, height, width]`, flat.
 ///
 /// # Panics
@@ -150,7 +149,8 @@ pub fn png(pixels: &[f32], shape: [usize; 3]) -> Vec<u8> {
     } else {
         png_bytes(&image)
     }
-=======
+}
+
 /// What common corruptions do to one image: a row for each family (name, the image as it is, severities 1 to 5).
 ///
 /// # Shapes
@@ -198,7 +198,6 @@ pub fn corruptions(
         }
     }
     picture
->>>>>>> h/corrupt
 }
 
 /// The picture as a PNG file.

@@ -15,7 +15,7 @@ use gauntlet_models::{Description, Network};
 use gauntlet_train::{Plan, RunDir};
 use serde_json::{Value, json};
 
-use super::subject;
+use super::subject::Origin;
 use crate::args::{self, PlanName, Requirement};
 use crate::devices::{self, Spec};
 use crate::failure::Failure;
@@ -72,20 +72,28 @@ impl Job {
         }
         let run = run_of(&args.model);
         let known = shape_of(args, run.as_ref())?;
-        let loaded = subject::load(&args.model, &args.weights, known, &device.device)?;
+        let loaded = args
+            .weights
+            .subject(&args.model, known.as_ref())
+            .load(&device.device)?;
+        if !quiet {
+            loaded.notes.iter().for_each(say);
+        }
         let data = test_data(args, run.as_ref(), &loaded.description)?;
         let plan = plan(args, run.as_ref())?;
+        let takes = (loaded.description.shape, loaded.description.classes.clone());
         let load = |path: &Path| -> Result<Surrogate, String> {
-            let none = args::Weights::default();
-            let surrogate = subject::load(path, &none, None, &device.device)
+            let surrogate = args::Weights::default()
+                .subject(path, Some(&takes))
+                .load(&device.device)
                 .map_err(|failure| failure.to_string())?;
-            Ok(Arc::new(surrogate.model))
+            Ok(Arc::new(surrogate.network))
         };
         let setting = Setting {
             classes: loaded.description.classes.len(),
             load: &load,
             fit: Some(Fit {
-                model: &loaded.model,
+                model: &loaded.network,
                 training: &|| training_data(args, run.as_ref()),
                 device: &device.device,
                 seed: args.seed,
@@ -113,7 +121,10 @@ impl Job {
                 )));
             }
         }
-        let out = args.out.clone().unwrap_or_else(|| loaded.audit_folder());
+        let out = args
+            .out
+            .clone()
+            .unwrap_or_else(|| audit_folder(&loaded.origin));
         fs::create_dir_all(&out).map_err(|error| {
             Failure::running(format!(
                 "{}: {error}\n\nhint: `--out DIR` says where to keep an audit",
@@ -126,13 +137,13 @@ impl Job {
         Ok(Self {
             quiet,
             identity: json!({
-                "weights": gauntlet_models::weights::hashes(&loaded.model),
+                "weights": gauntlet_models::weights::hashes(&loaded.network),
                 "config": loaded.description.config,
                 "device": device.label(),
                 "version": env!("CARGO_PKG_VERSION"),
             }),
-            name: loaded.name,
-            model: loaded.model,
+            name: loaded.origin.path().display().to_string(),
+            model: loaded.network,
             data,
             plan,
             suites,
@@ -415,6 +426,17 @@ fn plan(args: &args::Audit, run: Option<&Plan>) -> Result<AuditPlan, Failure> {
     }
 }
 
+/// Where an audit is kept unless told otherwise: in the checkpoint, or under the name of the file, in the current folder.
+fn audit_folder(origin: &Origin) -> PathBuf {
+    match origin {
+        Origin::Checkpoint(folder) => folder.join("audit"),
+        Origin::File(path) => Path::new("audits").join(path.file_stem().unwrap_or_default()),
+    }
+}
+
+/// Shape of the images and names of the classes.
+pub(crate) type Takes = ([usize; 3], Vec<String>);
+
 /// The plan of the run that a model is of, if it is of one.
 fn run_of(model: &Path) -> Option<Plan> {
     let run = |folder: &Path| RunDir::plan(folder).ok();
@@ -422,7 +444,7 @@ fn run_of(model: &Path) -> Option<Plan> {
 }
 
 /// Shape of the images and names of the classes, where the data tell them before they are loaded: a weights file does not.
-fn shape_of(args: &args::Audit, run: Option<&Plan>) -> Result<Option<subject::Takes>, Failure> {
+fn shape_of(args: &args::Audit, run: Option<&Plan>) -> Result<Option<Takes>, Failure> {
     let source = match &args.data {
         Some(args::DataName::Known(source)) => *source,
         Some(args::DataName::Files(path)) => {

@@ -132,9 +132,10 @@ pub(super) type Candidate = (Arch, Option<usize>, Option<usize>, usize);
 
 /// Which networks the tensors could be of.
 pub(super) fn candidates(source: &Source<'_>) -> Vec<Candidate> {
+    // Buffers of a normalisation have four dimensions too, the first of 1.
     let convolutions: Vec<_> = source
         .values()
-        .filter(|stored| stored.shape.len() == 4)
+        .filter(|stored| stored.shape.len() == 4 && stored.shape[0] > 1)
         .collect();
     let has = |outputs: usize, kernel: usize| {
         convolutions
