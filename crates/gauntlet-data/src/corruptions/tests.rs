@@ -94,6 +94,21 @@ fn distances(images: &[Vec<f32>], shape: [usize; 3], family: Corruption, repeats
     Severity::ALL.map(mean).into()
 }
 
+/// The families that draw random numbers.
+const RANDOM: [Corruption; 11] = [
+    Corruption::GaussianNoise,
+    Corruption::ShotNoise,
+    Corruption::ImpulseNoise,
+    Corruption::GlassBlur,
+    Corruption::MotionBlur,
+    Corruption::Snow,
+    Corruption::Frost,
+    Corruption::Fog,
+    Corruption::ElasticTransform,
+    Corruption::SpeckleNoise,
+    Corruption::Spatter,
+];
+
 #[test]
 fn steps_agree_with_the_libraries_of_the_published_pipeline() {
     let golden = golden().steps;
@@ -278,6 +293,12 @@ fn distances_agree_with_the_published_pipeline() {
         for (name, wanted) in wanted {
             let family = name.parse().unwrap();
             let found = distances(&images, [3, side, side], family, repeats);
+            // Without random numbers, what is left is rounding to bytes.
+            let tolerance = if RANDOM.contains(&family) {
+                tolerance
+            } else {
+                0.01
+            };
             for (found, wanted) in found.iter().zip(&wanted) {
                 let off = (found / wanted - 1.0).abs();
                 assert!(off < tolerance, "{name} at {side}: {found}, not {wanted}");
@@ -327,19 +348,6 @@ fn distance_grows_with_severity_wherever_the_published_constants_make_it_grow() 
 fn a_corrupted_image_is_a_function_of_seed_family_severity_and_sample() {
     let images = [drawn(0, 32), drawn(1, 32), drawn(2, 32)];
     let shape = [3, 32, 32];
-    let random = [
-        Corruption::GaussianNoise,
-        Corruption::ShotNoise,
-        Corruption::ImpulseNoise,
-        Corruption::GlassBlur,
-        Corruption::MotionBlur,
-        Corruption::Snow,
-        Corruption::Frost,
-        Corruption::Fog,
-        Corruption::ElasticTransform,
-        Corruption::SpeckleNoise,
-        Corruption::Spatter,
-    ];
     for family in Corruption::ALL {
         let run = |images: &[Vec<f32>], key: NoiseKey, samples: &[u32]| {
             corrupt(
@@ -364,7 +372,7 @@ fn a_corrupted_image_is_a_function_of_seed_family_severity_and_sample() {
             again(key(), 9),
             again(key().at(1, 0), 7),
         ];
-        assert_eq!(changes, [random.contains(&family); 3], "{family}");
+        assert_eq!(changes, [RANDOM.contains(&family); 3], "{family}");
     }
     // Families and severities draw apart: the sum of the noise of one is not that of the other.
     let noise = |family, severity: usize| -> Vec<f32> {
