@@ -6,6 +6,7 @@ values that the checkpoint holds.
     python scripts/golden/formats.py
 """
 
+from argparse import Namespace
 from collections import OrderedDict
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def checkpoint():
     optimizer.step()
     return {
         "epoch": 3,
+        "args": Namespace(lr=0.1, name="x"),
         "best": np.float64(0.5),
         "device": torch.device("cpu"),
         "state_dict": weights,

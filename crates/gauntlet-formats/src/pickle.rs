@@ -10,8 +10,12 @@ use crate::{Dtype, FormatError, bytes_at};
 
 /// Largest pickle that is read. That of a state dict is a few kilobytes, of a training checkpoint hundreds.
 pub(crate) const MAX_PICKLE: u64 = 16 << 20;
-/// Most values in a pickle.
+/// Most values in a pickle, and most references to them that are remembered or copied.
 const MAX_NODES: usize = 1 << 20;
+/// Longest name of a class, and longest key of a storage.
+const MAX_NAME: usize = 256;
+/// Values that are looked at to see whether an object has tensors.
+const MAX_LOOKS: usize = 1000;
 
 /// Number of a value.
 pub(crate) type Id = u32;
@@ -88,6 +92,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Pickled, FormatError> {
         stack: Vec::new(),
         marks: Vec::new(),
         memo: HashMap::new(),
+        copied: 0,
     };
     let root = machine.run()?;
     Ok(Pickled {
@@ -104,6 +109,8 @@ struct Machine<'a> {
     stack: Vec<Id>,
     marks: Vec<usize>,
     memo: HashMap<u32, Id>,
+    /// Items of dicts that were made from others.
+    copied: usize,
 }
 
 impl Machine<'_> {
@@ -255,7 +262,7 @@ impl Machine<'_> {
                 b'b' => {
                     let state = self.pop()?;
                     let object = self.top()?;
-                    if self.node(object) == &Node::Other && self.holds_tensor(state, 4) {
+                    if self.node(object) == &Node::Other && self.holds_tensor(&[state]) {
                         self.nodes[object as usize] =
                             Node::Foreign("an object with tensors".to_owned());
                     }
@@ -275,6 +282,9 @@ impl Machine<'_> {
                         _ => self.length(if op == b'q' { 1 } else { 4 })? as u32,
                     };
                     self.memo.insert(place, self.top()?);
+                    if self.memo.len() > MAX_NODES {
+                        return Err(too_many());
+                    }
                 }
                 b'h' | b'j' | b'g' => {
                     let place = match op {
@@ -335,8 +345,7 @@ impl Machine<'_> {
 
     fn push(&mut self, node: Node) -> Result<(), FormatError> {
         if self.nodes.len() == MAX_NODES {
-            let problem = format!("its pickle has more than {MAX_NODES} values");
-            return Err(FormatError::Unsupported(problem));
+            return Err(too_many());
         }
         self.stack.push(self.nodes.len() as Id);
         self.nodes.push(node);
@@ -394,7 +403,7 @@ impl Machine<'_> {
     }
 
     /// What a call would give. Tensors, dicts and sets are understood; other data is left aside.
-    fn call(&self, callable: Id, arguments: Id) -> Result<Node, FormatError> {
+    fn call(&mut self, callable: Id, arguments: Id) -> Result<Node, FormatError> {
         let (Node::Global(name), Node::List(arguments)) =
             (self.node(callable), self.node(arguments))
         else {
@@ -402,7 +411,7 @@ impl Machine<'_> {
         };
         match name.as_str() {
             "collections.OrderedDict" => {
-                let items = match arguments.first().map(|&id| self.node(id)) {
+                let items: Vec<(Id, Id)> = match arguments.first().map(|&id| self.node(id)) {
                     None => Vec::new(),
                     Some(Node::List(items)) => items
                         .iter()
@@ -414,6 +423,10 @@ impl Machine<'_> {
                     Some(Node::Dict(items)) => items.clone(),
                     Some(_) => return Err(odd("a dict of something else than pairs")),
                 };
+                self.copied += items.len();
+                if self.copied > MAX_NODES {
+                    return Err(too_many());
+                }
                 Ok(Node::Dict(items))
             }
             "collections.defaultdict" | "collections.Counter" => Ok(Node::Dict(Vec::new())),
@@ -426,9 +439,7 @@ impl Machine<'_> {
                     _ => Err(odd("a parameter without tensor")),
                 }
             }
-            _ if arguments.iter().any(|&id| self.holds_tensor(id, 4)) => {
-                Ok(Node::Foreign(format!("`{name}`")))
-            }
+            _ if self.holds_tensor(arguments) => Ok(Node::Foreign(format!("`{name}`"))),
             _ => Ok(Node::Other),
         }
     }
@@ -487,7 +498,7 @@ impl Machine<'_> {
             Node::Int(key) => key.to_string(),
             _ => return Err(wrong()),
         };
-        if tag != "storage" || *elements < 0 {
+        if tag != "storage" || *elements < 0 || key.len() > MAX_NAME {
             return Err(wrong());
         }
         if !matches!(rest, [] | [Node::Other]) {
@@ -502,24 +513,32 @@ impl Machine<'_> {
         })
     }
 
-    fn holds_tensor(&self, id: Id, depth: usize) -> bool {
-        match self.node(id) {
-            Node::Tensor(_) | Node::Storage(_) | Node::Foreign(_) => true,
-            Node::List(items) if depth > 0 => items
-                .iter()
-                .take(64)
-                .any(|&id| self.holds_tensor(id, depth - 1)),
-            Node::Dict(items) if depth > 0 => items
-                .iter()
-                .take(64)
-                .any(|&(_, id)| self.holds_tensor(id, depth - 1)),
-            _ => false,
+    /// Whether there are tensors in these values, as far as one looks: where there is much to look at, there may be.
+    fn holds_tensor(&self, ids: &[Id]) -> bool {
+        let mut left = ids.to_vec();
+        for looks in 0.. {
+            let Some(id) = left.pop() else {
+                return false;
+            };
+            match self.node(id) {
+                Node::Tensor(_) | Node::Storage(_) | Node::Foreign(_) => return true,
+                Node::List(items) => left.extend(items.iter().take(MAX_LOOKS)),
+                Node::Dict(items) => left.extend(items.iter().take(MAX_LOOKS).map(|item| item.1)),
+                _ => {}
+            }
+            if looks == MAX_LOOKS || left.len() > MAX_LOOKS {
+                return true;
+            }
         }
+        unreachable!("the loop has no end")
     }
 }
 
 /// Whether a name is that of plain data. What would have to be imported and run to be understood is not.
 fn is_data(name: &str) -> bool {
+    if name.len() > MAX_NAME {
+        return false;
+    }
     let torch = |name: &str| {
         let dtype = |name: &str| {
             [
@@ -608,6 +627,10 @@ fn whole_number(bytes: &[u8]) -> Option<i64> {
     let fits =
         high.iter().all(|&byte| byte == fill) && (high.is_empty() || (value < 0) == (fill == 0xff));
     fits.then_some(value)
+}
+
+fn too_many() -> FormatError {
+    FormatError::unsupported(format!("its pickle has more than {MAX_NODES} values"))
 }
 
 fn empty() -> FormatError {
@@ -727,6 +750,27 @@ mod tests {
         // A list that holds itself.
         assert!(read(b"]q\x00h\x00a.").is_ok());
         assert!(error(&vec![b'N'; MAX_NODES + 1]).contains("values"));
+        // A list that is made a dict over and over again.
+        let mut copies = b"ccollections\nOrderedDict\nq\x01(".to_vec();
+        copies.extend(b"NN\x86".repeat(1000));
+        copies.extend(b"l\x85q\x02");
+        copies.extend(b"h\x01h\x02R".repeat(2000));
+        copies.push(b'.');
+        assert!(error(&copies).contains("values"));
+        let mut memos = b"N".to_vec();
+        memos.extend(vec![0x94; MAX_NODES + 1]);
+        assert!(error(&memos).contains("values"));
+        // An object whose state is lists of lists of the same lists.
+        let mut state = b"cargparse\nNamespace\n)R]q\x00".to_vec();
+        for _ in 0..8 {
+            state.push(b'(');
+            state.extend(b"h\x00".repeat(100));
+            state.extend(b"lq\x00");
+        }
+        state.extend(b"b.");
+        assert!(read(&state).is_ok());
+        let long = format!("ctorch._utils\n_rebuild_{}\n.", "x".repeat(1000));
+        assert!(error(long.as_bytes()).contains("_rebuild_"));
         // Lengths that are not there.
         for bytes in [
             &b"X\xff\xff\xff\xffabc"[..],

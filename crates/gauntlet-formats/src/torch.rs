@@ -17,6 +17,8 @@ const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0
 /// Most tensors that are listed, and most values that are looked at for them.
 const MAX_TENSORS: usize = 100_000;
 const MAX_VISITS: usize = 1 << 20;
+/// Longest name of a tensor, with those of the dicts it is in.
+const MAX_NAME: usize = 1000;
 /// Deepest dict in a dict that is looked into.
 const MAX_DEPTH: usize = 16;
 
@@ -43,11 +45,7 @@ pub(crate) fn open_zip(file: File) -> Result<(BTreeMap<String, Stored>, Zipped),
                 "a ZIP archive without `data.pkl`: not what `torch.save` writes (NumPy's .npz holds data sets)",
             )
         })?;
-    if archive
-        .entries()
-        .iter()
-        .any(|entry| entry.name == format!("{root}constants.pkl"))
-    {
+    if archive.find(&format!("{root}constants.pkl")).is_some() {
         return Err(FormatError::unsupported(
             "a TorchScript program, not weights\n\n\
              hint: `torch.save(torch.jit.load(FILE).state_dict(), ...)` writes its weights",
@@ -307,11 +305,17 @@ impl Walk<'_> {
                 // A later item of the same key is the one that counts.
                 let mut by_key = BTreeMap::new();
                 for &(key, value) in items {
-                    match self.pickled.get(key) {
-                        Node::Text(key) => by_key.insert(key.clone(), value),
-                        Node::Int(key) => by_key.insert(key.to_string(), value),
-                        _ => None,
+                    let key = match self.pickled.get(key) {
+                        Node::Text(key) if path.len() + key.len() > MAX_NAME => {
+                            let problem =
+                                format!("a tensor's name has more than {MAX_NAME} letters");
+                            return Err(FormatError::Unsupported(problem));
+                        }
+                        Node::Text(key) => key.clone(),
+                        Node::Int(key) => key.to_string(),
+                        _ => continue,
                     };
+                    by_key.insert(key, value);
                 }
                 for (key, value) in by_key {
                     self.visit(value, &under(&key), depth + 1)?;

@@ -138,6 +138,7 @@ enum Source {
 pub struct WeightsFile {
     tensors: BTreeMap<String, Stored>,
     source: Source,
+    length: u64,
 }
 
 impl WeightsFile {
@@ -189,7 +190,16 @@ impl WeightsFile {
                 )));
             }
         }
-        Ok(Self { tensors, source })
+        Ok(Self {
+            tensors,
+            source,
+            length,
+        })
+    }
+
+    /// Bytes of the file.
+    pub fn length(&self) -> u64 {
+        self.length
     }
 
     /// Its tensors by name.
