@@ -1,4 +1,4 @@
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 use gauntlet_kernels::perturb::choose;
 use gauntlet_models::Classifier;
 
@@ -93,19 +93,89 @@ impl<const D: usize> Nearest<D> {
         }
     }
 
-    /// Keeps `x` (in bounds) where it is adversarial and nearer than what was found before. Returns where it is adversarial, as 1
-    /// and 0, and how far `x` is from the clean input.
+    /// Keeps `x` (in bounds) where it is adversarial and nearer than what was found before. Returns where it is adversarial, as
+    /// 1 and 0, and how far `x` is from the clean input.
     pub(crate) fn keep(&mut self, x: Tensor<D>, logits: Tensor<2>) -> (Tensor<1>, Tensor<1>) {
-        let reached = self.goal.reached(logits, self.y.clone());
         let distance = self.norm.lengths(x.clone() - self.clean.clone());
+        let reached = self.keep_at(distance.clone(), x, logits);
+        (reached, distance)
+    }
+
+    /// [`Nearest::keep`] by any measure of distance; it must be the same at every call.
+    pub(crate) fn keep_at(
+        &mut self,
+        distance: Tensor<1>,
+        x: Tensor<D>,
+        logits: Tensor<2>,
+    ) -> Tensor<1> {
+        let reached = self.goal.reached(logits, self.y.clone());
         let nearer = distance.clone().lower(self.distance.clone()).float() * reached.clone();
         self.x = choose(&nearer, x, self.x.clone());
-        self.distance = choose(&nearer, distance.clone(), self.distance.clone());
-        (reached, distance)
+        self.distance = choose(&nearer, distance, self.distance.clone());
+        reached
     }
 
     /// 1 where an adversarial example is known, else 0.
     pub(crate) fn found(&self) -> Tensor<1> {
         self.distance.clone().lower_elem(NOWHERE).float()
     }
+
+    pub(crate) fn clean(&self) -> Tensor<D> {
+        self.clean.clone()
+    }
+
+    pub(crate) fn y(&self) -> Tensor<1, Int> {
+        self.y.clone()
+    }
+
+    /// These rows of the batch.
+    pub(crate) fn select(&self, rows: Tensor<1, Int>) -> Self {
+        Self {
+            norm: self.norm,
+            goal: self.goal,
+            clean: self.clean.clone().select(0, rows.clone()),
+            y: self.y.clone().select(0, rows.clone()),
+            x: self.x.clone().select(0, rows.clone()),
+            distance: self.distance.clone().select(0, rows),
+        }
+    }
+
+    /// One batch behind the other.
+    pub(crate) fn followed_by(self, other: Self) -> Self {
+        Self {
+            norm: self.norm,
+            goal: self.goal,
+            clean: Tensor::cat(vec![self.clean, other.clean], 0),
+            y: Tensor::cat(vec![self.y, other.y], 0),
+            x: Tensor::cat(vec![self.x, other.x], 0),
+            distance: Tensor::cat(vec![self.distance, other.distance], 0),
+        }
+    }
+}
+
+/// From `first` to `last` along half a cosine, at step `step` of `steps`.
+pub(crate) fn cosine(first: f32, last: f32, step: usize, steps: usize) -> f32 {
+    let share = step as f32 / steps.max(1) as f32;
+    last + 0.5 * (first - last) * (1.0 + (std::f32::consts::PI * share).cos())
+}
+
+/// Row numbers as a tensor.
+pub(crate) fn row_index(rows: &[usize], device: &Device) -> Tensor<1, Int> {
+    let rows: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
+    Tensor::from_ints(rows.as_slice(), device)
+}
+
+/// Rows where `mask` is 1, and rows where it is not. Waits for the device.
+pub(crate) fn split_rows(mask: Tensor<1>) -> (Vec<usize>, Vec<usize>) {
+    let mask: Vec<f32> = mask.try_into_vec_as().expect("a mask that was computed");
+    (0..mask.len()).partition(|&row| mask[row] > 0.5)
+}
+
+/// `places[row]` is where `row` belongs; returns the row that belongs at each place.
+pub(crate) fn row_order(places: &[usize]) -> Vec<usize> {
+    let mut rows = vec![0; places.len()];
+    for (row, &place) in places.iter().enumerate() {
+        rows[place] = row;
+    }
+    rows
 }
