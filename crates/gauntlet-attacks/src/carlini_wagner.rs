@@ -7,9 +7,9 @@ use crate::minimal::{Nearest, row_index};
 use crate::penalty::{Rows, Stall, handicapped, shortfall};
 use crate::{Goal, MinimumNorm, Noise, Norm};
 
-/// The clean input is drawn this much towards the middle of the box, whose faces are infinitely far in `w`. The authors' code has
-/// 0.999999 and 10,000 steps; a tenth of 1000 steps of 0.01 does not move a value at a face from there, and a round then ends early
-/// as if nothing were left to gain.
+/// The clean input is drawn this much towards the middle of the box, whose faces are infinitely far in `w`. The authors' code
+/// has 0.999999 and 10,000 steps; a tenth of 1000 steps of 0.01 does not move a value at a face from there, and a round then
+/// ends early as if nothing were left to gain.
 const INSIDE: f32 = 0.999_9;
 
 /// Adam's decay rates and the term of its denominator.
@@ -43,10 +43,10 @@ pub struct CarliniWagner {
 }
 
 impl CarliniWagner {
-    /// 9 rounds of 1000 steps of size 0.01, `c` from 0.001, `confidence` 0, ending early; for inputs in [0, 1]. The authors' code
-    /// has the same values but 10,000 steps, which are worth their time where many values are at the faces of the box: on a robust
-    /// network of MNIST 1000 steps found examples 1.45 times as far as [`Fmn`](crate::Fmn) did, on one of CIFAR-10 1.01 times
-    /// (medians of 20 images). Steps of 0.03 helped the first (1.28) and harmed the second (1.19).
+    /// 9 rounds of 1000 steps of size 0.01, `c` from 0.001, `confidence` 0, ending early; for inputs in [0, 1]. The authors'
+    /// code has the same values but 10,000 steps, which are worth their time where many values are at the faces of the box: on
+    /// a robust network of MNIST 1000 steps found examples 1.45 times as far as [`Fmn`](crate::Fmn) did, on one of CIFAR-10
+    /// 1.01 times (medians of 20 images). Steps of 0.03 helped the first (1.28) and harmed the second (1.19).
     pub fn new(goal: Goal) -> Self {
         Self {
             goal,

@@ -22,19 +22,21 @@ const TINY: f32 = 1e-30;
 /// Logits that tie still need a move: of this gap at least.
 const LEAST_GAP: f32 = 1e-6;
 
-/// DeepFool (Moosavi-Dezfooli et al. 2016, "DeepFool: a simple and accurate method to fool deep neural networks", algorithm 2 and
-/// section 3.3) for L2 and L∞: each step goes to the nearest of the boundaries to other classes, each taken for a hyperplane.
+/// DeepFool (Moosavi-Dezfooli et al. 2016, "DeepFool: a simple and accurate method to fool deep neural networks", algorithm 2
+/// and section 3.3) for L2 and L∞: each step goes to the nearest of the boundaries to other classes, each taken for a
+/// hyperplane.
 ///
-/// The sum of all steps is overshot, clipped to the box and tested; a sample is done when it has changed class. Two things are not
-/// in the paper, which knows no box. Boundaries are ranked by the distance to that part of them which is in the box. And the second
-/// half of the steps goes to that part: steps that are only clipped may come to no end where most values are at a face. From the
-/// first step on it would be too far (median L2 distance 7.0, not 3.5, for 50 images of a robust network of MNIST).
+/// The sum of all steps is overshot, clipped to the box and tested; a sample is done when it has changed class. Two things are
+/// not in the paper, which knows no box. Boundaries are ranked by the distance to that part of them which is in the box. And
+/// the second half of the steps goes to that part: steps that are only clipped may come to no end where most values are at a
+/// face. From the first step on it would be too far (median L2 distance 7.0, not 3.5, for 50 images of a robust network of
+/// MNIST).
 ///
-/// It is quick, and no more than that: on networks trained for robustness distances are 1.4 to 2.8 times those of [`Fmn`](crate::Fmn),
-/// and up to a twelfth of the samples is left without an example.
+/// It is quick, and no more than that: on 50 images each of three robust networks its median distances were 1.03 to 2.2 times those
+/// of 200 steps of [`Fmn`](crate::Fmn), and up to 4 of them were left without an example (L∞, MNIST).
 ///
-/// A step costs `candidates - 1` forward and backward passes, and a forward pass, of those samples that are not done; which those
-/// are is looked up every fifth step.
+/// A step costs `candidates - 1` forward and backward passes, and a forward pass, of those samples that are not done; which
+/// those are is looked up every fifth step.
 #[derive(Clone, Debug)]
 pub struct DeepFool {
     /// L2 or L∞: the norm that is made small.
@@ -235,6 +237,63 @@ impl<const D: usize> Rows<D> {
             point: self.point.clone().select(0, index.clone()),
             rivals: self.rivals.iter().map(rival).collect(),
             nearest: self.nearest.select(index.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+    use gauntlet_kernels::{NoiseKey, Stream};
+
+    use super::*;
+    use crate::testing::{Linear, values};
+
+    /// The steep value is at its face. Steps that are only clipped would close a 2500th of the gap each in L2, a 50th in L∞;
+    /// the flat value has to go 0.4 alone.
+    #[test]
+    fn faces_do_not_hold_it_up() {
+        let device = Device::flex();
+        let model = Linear::new([[0.0, 0.0], [1.0, 0.02]], [0.0, -1.018], &device);
+        let x = Tensor::<2>::from_floats([[1.0, 0.5]], &device);
+        let y = Tensor::<1, Int>::zeros([1], &device);
+        let noise = Noise {
+            key: NoiseKey::new(0, Stream::EvalAttack),
+            samples: vec![0],
+        };
+        for attack in [
+            DeepFool::l2(Goal::Untargeted),
+            DeepFool::linf(Goal::Untargeted),
+        ] {
+            let found = values(attack.minimal(&model, x.clone(), y.clone(), &noise));
+            assert_eq!(found[0], 1.0);
+            assert!(found[1] > 0.9 && found[1] < 0.91, "{found:?}");
+        }
+    }
+
+    /// Equation 8: of two boundaries the nearer one, not the one with the higher logit; then 1.02 times the way to it.
+    #[test]
+    fn the_first_step_goes_to_the_nearest_boundary() {
+        let device = Device::flex();
+        let rows = [[0.0, 0.0], [0.3, 0.4], [6.0, 8.0]];
+        let model = Linear::new(rows, [0.0, -0.45, -8.0], &device);
+        let x = Tensor::<2>::from_floats([[0.5, 0.5]], &device);
+        let y = Tensor::<1, Int>::zeros([1], &device);
+        let noise = Noise {
+            key: NoiseKey::new(0, Stream::EvalAttack),
+            samples: vec![0],
+        };
+        // Margins of -0.1 and -1, slopes of 0.5 and 10.
+        let attack = DeepFool {
+            steps: 1,
+            ..DeepFool::l2(Goal::Untargeted)
+        };
+        let found = values(attack.minimal(&model, x, y, &noise));
+        for (found, direction) in found.into_iter().zip([0.6, 0.8]) {
+            assert!(
+                (found - 0.5 - 1.02 * 0.1 * direction).abs() < 1e-5,
+                "{found}"
+            );
         }
     }
 }

@@ -17,8 +17,8 @@ pub enum Rule {
     ElasticNet,
 }
 
-/// Elastic-net attack (Chen et al. 2018, "EAD: elastic-net attacks to deep neural networks via adversarial examples", algorithm 1
-/// with FISTA): the objective of Carlini & Wagner with an L1 term, and without a change of variables:
+/// Elastic-net attack (Chen et al. 2018, "EAD: elastic-net attacks to deep neural networks via adversarial examples", algorithm
+/// 1 with FISTA): the objective of Carlini & Wagner with an L1 term, and without a change of variables:
 ///
 /// `c * max(confidence - margin(x'), 0) + |x' - x|² + beta * |x' - x|₁`.
 ///

@@ -23,10 +23,10 @@ const START_STEPS: usize = 10;
 /// Fast minimum-norm attack (Pintor et al. 2021, "Fast minimum-norm adversarial attacks through adaptive norm constraints",
 /// algorithm 1) for all four norms.
 ///
-/// Each step follows the gradient of the margin (divided by its L2 norm) and is projected on a ball around the clean input. While
-/// no example is known, its radius is the distance to the boundary as the gradient has it, `|δ|_p + margin / |gradient|_q`; then
-/// it shrinks by `1 - gamma` where the example is adversarial and grows by `1 + gamma` where it is not. In L0 it is a number of
-/// pixels, begins with 1, and changes by 1 at least.
+/// Each step follows the gradient of the margin (divided by its L2 norm) and is projected on a ball around the clean input.
+/// While no example is known, its radius is the distance to the boundary as the gradient has it, `|δ|_p + margin /
+/// |gradient|_q`; then it shrinks by `1 - gamma` where the example is adversarial and grows by `1 + gamma` where it is not. In
+/// L0 it is a number of pixels, begins with 1, and changes by 1 at least.
 ///
 /// Differs from the paper in three points. A step is projected on what ball and box have in common, not on one after the other:
 /// near the faces, values that can go no farther would else keep the others from being used. The first radii are by `gamma`
@@ -55,13 +55,13 @@ pub struct Fmn {
 }
 
 impl Fmn {
-    /// 1000 steps, `gamma` from 0.05 to 0.001, for inputs in [0, 1]. Steps go from 1 to 0.01 in L1 and L2 and from 10 to 0.1 in L∞
-    /// and L0.
+    /// 1000 steps, `gamma` from 0.05 to 0.001, for inputs in [0, 1]. Steps go from 1 to 0.01 in L1 and L2 and from 10 to 0.1 in
+    /// L∞ and L0.
     ///
     /// Of step sizes from 0.3 to 300, with 200 steps on the first 20 images of three networks (two robust ones of MNIST, one of
-    /// CIFAR-10), mean ratios to the nearest example that any of them found: in L1 and L2 steps of 1 gave 1.08 to 1.47 and steps of
-    /// 10 1.04 to 1.46, with the worst of all being 2.5 and 4.0. In L0 steps of 10 gave 1.22 to 1.35 and steps of 1 up to 2.1. In L∞
-    /// steps of 10 gave 1.11 to 1.37 and steps of 1 up to 2.3; MNIST alone would have it 100.
+    /// CIFAR-10), mean ratios to the nearest example that any of them found: in L1 and L2 steps of 1 gave 1.08 to 1.47 and
+    /// steps of 10 1.04 to 1.46, with the worst of all being 2.5 and 4.0. In L0 steps of 10 gave 1.22 to 1.35 and steps of 1 up
+    /// to 2.1. In L∞ steps of 10 gave 1.11 to 1.37 and steps of 1 up to 2.3; MNIST alone would have it 100.
     pub fn new(norm: Norm, goal: Goal) -> Self {
         let step_size = match norm {
             Norm::L1 | Norm::L2 => 1.0,
@@ -213,8 +213,8 @@ impl Fmn {
         }
     }
 
-    /// The nearest perturbation in the ball of each row's radius that raises a value by no more than `up` and lowers it by no more
-    /// than `down`.
+    /// The nearest perturbation in the ball of each row's radius that raises a value by no more than `up` and lowers it by no
+    /// more than `down`.
     fn project<const D: usize>(
         &self,
         delta: Tensor<D>,
@@ -277,9 +277,9 @@ fn project_linf<const D: usize>(size: Tensor<D>, room: Tensor<D>, radius: &Tenso
     size.min_pair(room).min_pair(most)
 }
 
-/// The nearest point to `size` of an L2 length of at most `radius` and with values in [0, `room`]: `min(s * size, room)` for the
-/// largest `s` up to 1 with which it fits. Solving for `s` with those values at their room that were there before gives a larger
-/// `s`, still not too large, until nothing changes.
+/// The nearest point to `size` of an L2 length of at most `radius` and with values in [0, `room`]: `min(s * size, room)` for
+/// the largest `s` up to 1 with which it fits. Solving for `s` with those values at their room that were there before gives a
+/// larger `s`, still not too large, until nothing changes.
 ///
 /// # Shapes
 /// As [`project_linf`].
@@ -307,8 +307,8 @@ fn project_l2<const D: usize>(size: Tensor<D>, room: Tensor<D>, radius: &Tensor<
 }
 
 /// The nearest point to `size` with a sum of at most `radius` and values in [0, `room`]: `min(max(size - t, 0), room)` for the
-/// least `t` with which it fits. `t` is searched for by halving an interval, then by Newton's method in it, which is exact once no
-/// value changes sides; sorting, which the host does for GPU backends, is not needed.
+/// least `t` with which it fits. `t` is searched for by halving an interval, then by Newton's method in it, which is exact once
+/// no value changes sides; sorting, which the host does for GPU backends, is not needed.
 ///
 /// # Shapes
 /// As [`project_linf`].
@@ -419,8 +419,8 @@ mod tests {
         values(project(tensor(size), tensor(room), &radius))
     }
 
-    /// The optimality conditions leave one number open in each norm, which is bisected in `f64`: how much is subtracted in L1, by
-    /// what sizes are scaled in L2.
+    /// The optimality conditions leave one number open in each norm, which is bisected in `f64`: how much is subtracted in L1,
+    /// by what sizes are scaled in L2.
     #[test]
     fn projections_are_those_of_the_optimality_conditions() {
         type Point = fn(f64, f64, f64) -> f64;

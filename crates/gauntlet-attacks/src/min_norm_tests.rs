@@ -22,27 +22,6 @@ const POINTS: usize = 40;
 /// How much farther than the nearest example an attack may go.
 const FARTHER: f64 = 1.25;
 
-/// [`Fab`] looks for minimal examples too.
-struct Adaptive(Fab);
-
-impl<const D: usize> MinimumNorm<D> for Adaptive {
-    fn minimal(
-        &self,
-        model: &dyn Classifier<D>,
-        x: Tensor<D>,
-        y: Tensor<1, Int>,
-        noise: &Noise,
-    ) -> Tensor<D> {
-        self.0.minimal(model, x, y, noise)
-    }
-    fn norm(&self) -> Norm {
-        self.0.threat.norm
-    }
-    fn name(&self) -> String {
-        Attack::<D>::name(&self.0)
-    }
-}
-
 /// All attacks that have `goal`, with as many steps (of each round) where that is theirs to choose.
 fn attacks(goal: Goal, steps: usize) -> Vec<Box<dyn MinimumNorm<2>>> {
     let mut all: Vec<Box<dyn MinimumNorm<2>>> = vec![
@@ -77,10 +56,10 @@ fn attacks(goal: Goal, steps: usize) -> Vec<Box<dyn MinimumNorm<2>>> {
         }));
     }
     if goal == Goal::Untargeted {
-        for threat in ["linf:1", "l2:1"] {
+        for threat in ["linf:1", "l2:1", "l1:1"] {
             let threat: ThreatModel = threat.parse().unwrap();
-            all.push(Box::new(Adaptive(Fab::untargeted(threat.clone()))));
-            all.push(Box::new(Adaptive(Fab::targeted(threat))));
+            all.push(Box::new(Fab::untargeted(threat.clone())));
+            all.push(Box::new(Fab::targeted(threat)));
         }
     }
     all
@@ -358,8 +337,8 @@ impl Problem {
         ]
     }
 
-    /// Whether the boundary that a gradient shows at a point, that of the highest piece, is the nearest one in all norms. If not, no
-    /// attack that starts there has a reason to look for the nearest.
+    /// Whether the boundary that a gradient shows at a point, that of the highest piece, is the nearest one in all norms. If
+    /// not, no attack that starts there has a reason to look for the nearest.
     fn is_plain(&self, x: &[f32], y: usize) -> bool {
         let Some(pieces) = &self.pieces else {
             return true;

@@ -32,7 +32,8 @@ impl Penalty {
         }
     }
 
-    /// Halves the interval: below `c` where it gave an example (`won` is 1), else above. Without an upper end `c` grows tenfold.
+    /// Halves the interval: below `c` where it gave an example (`won` is 1), else above. Without an upper end `c` grows
+    /// tenfold.
     pub(crate) fn update(&mut self, won: &Tensor<1>) {
         let c = self.c.clone();
         self.high = choose(
