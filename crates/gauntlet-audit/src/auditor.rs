@@ -8,6 +8,7 @@ use gauntlet_kernels::{NoiseKey, Stream};
 use serde_json::{Value, json};
 
 use crate::kept::Kept;
+use crate::kept_corruptions::KeptCorruptions;
 use crate::replay::Replay;
 use crate::{
     AuditError, CorruptionResult, Finding, Member, Signs, Standing, Subject, Suite, Threat,
@@ -98,11 +99,12 @@ impl Auditor<'_> {
                 self.suites[place].members.insert(
                     0,
                     Member {
+                        detail: Value::String(replay.hash()),
                         attack: Box::new(replay),
                         steps: 0,
                         restarts: 1,
-                        white_box: true,
-                        detail: Value::Null,
+                        // It says nothing of the model's gradients.
+                        white_box: false,
                     },
                 );
             }
@@ -114,7 +116,8 @@ impl Auditor<'_> {
         Ok(Some(found.into_iter().flatten().collect()))
     }
 
-    /// Accuracy under each of the corruptions, in their order; `watch` as in [`Auditor::run`].
+    /// Accuracy under each of the corruptions, in their order, those that an earlier run has tried from what it kept; `watch` as in
+    /// [`Auditor::run`].
     ///
     /// # Errors
     /// A file that cannot be written.
@@ -126,10 +129,20 @@ impl Auditor<'_> {
         let positions: Vec<usize> = (0..data.len()).collect();
         let key = NoiseKey::new(subject.seed, Stream::Corruption);
         let total = self.corruptions.len();
+        let mut kept = KeptCorruptions::open(self.folder, self.setting())?;
+        let result = |family: Corruption, severity: Severity, right: usize| CorruptionResult {
+            family: family.name().to_owned(),
+            severity: severity.number(),
+            accuracy: right as f64 / data.len().max(1) as f64,
+        };
         let mut results = Vec::with_capacity(total);
         for (done, &(family, severity)) in self.corruptions.iter().enumerate() {
             if !watch(Stage::Corruptions { done, total }) {
                 return Ok(None);
+            }
+            if let Some(right) = kept.get(family, severity) {
+                results.push(result(family, severity, right));
+                continue;
             }
             let mut right = 0;
             for part in positions.chunks(subject.batch_size.max(1)) {
@@ -138,11 +151,8 @@ impl Auditor<'_> {
                 let labels = part.iter().map(|&i| data.labels[data.ids[i] as usize]);
                 right += said.into_iter().zip(labels).filter(|(a, b)| a == b).count();
             }
-            results.push(CorruptionResult {
-                family: family.name().to_owned(),
-                severity: severity.number(),
-                accuracy: right as f64 / data.len().max(1) as f64,
-            });
+            kept.keep(family, severity, right)?;
+            results.push(result(family, severity, right));
         }
         Ok(Some(results))
     }
@@ -231,12 +241,18 @@ impl Auditor<'_> {
             .iter()
             .map(|member| (member.attack.name(), &member.detail))
             .collect();
+        let mut identity = self.setting();
+        identity["budget"] = suite.budget.to_string().into();
+        identity["attacks"] = json!(attacks);
+        identity["eot"] = suite.eot.into();
+        identity
+    }
+
+    /// What decides results, whatever the attacks.
+    fn setting(&self) -> Value {
         json!({
             "model": self.identity,
             "data": { "sha256": self.subject.data.sha256, "samples": self.subject.data.len() },
-            "budget": suite.budget.to_string(),
-            "attacks": attacks,
-            "eot": suite.eot,
             "seed": self.subject.seed,
         })
     }

@@ -530,6 +530,69 @@ impl AttackSpec {
         })
     }
 
+    /// What is wrong with its numbers, whatever the budget and the model: keys, and what is wrong with each.
+    pub(crate) fn problems(&self) -> Vec<(String, String)> {
+        let keys = serde_json::to_value(self).expect("plain values serialise");
+        let number = |key: &str| keys[key].as_f64();
+        let mut found = Vec::new();
+        for (key, value) in keys.as_object().into_iter().flatten() {
+            // None at all has a meaning of its own there.
+            let from_zero = matches!(
+                (self, key.as_str()),
+                (Self::Fab { .. }, "targets") | (Self::Spatial { .. }, "tries")
+            );
+            let problem = match number(key) {
+                Some(n) if value.is_f64() && !(n > 0.0 && n.is_finite()) => {
+                    format!("{n} is not above 0")
+                }
+                Some(0.0) if !from_zero => "at least 1 is needed".to_owned(),
+                _ => continue,
+            };
+            found.push((key.clone(), problem));
+        }
+        // Random numbers have names for so many runs.
+        let most = if keys.get("targets").is_some() {
+            100
+        } else {
+            1000
+        };
+        if number("restarts").is_some_and(|restarts| restarts > f64::from(most)) {
+            found.push((
+                "restarts".to_owned(),
+                format!("at most {most} are possible"),
+            ));
+        }
+        if let Self::Transfer {
+            attack: Some(attack),
+            ..
+        } = self
+        {
+            let inner = attack.problems().into_iter();
+            found.extend(inner.map(|(key, problem)| (format!("attack.{key}"), problem)));
+        }
+        found
+    }
+
+    /// Whether it works within `budget`, as far as that can be told without a model, training images and surrogates.
+    pub(crate) fn fits(&self, budget: &Budget, classes: usize) -> Result<(), String> {
+        let nobody = |_: &std::path::Path| Err(String::new());
+        let setting = Setting {
+            classes,
+            load: &nobody,
+            fit: None,
+        };
+        let place = Place { spec: self, budget };
+        match (self, budget) {
+            (Self::Transfer { attack, .. }, _) => {
+                let attack = attack.as_deref();
+                attack.map_or(Ok(()), |attack| attack.fits(budget, classes))
+            }
+            (Self::Universal { .. }, Budget::Patch(_)) => Ok(()),
+            (Self::Universal { .. }, _) => place.ball(&[Norm::Linf, Norm::L2]).map(drop),
+            _ => self.build(budget, &setting).map(drop),
+        }
+    }
+
     /// Its name in plans.
     pub fn kind(&self) -> String {
         let value = serde_json::to_value(self).expect("plain values serialise");

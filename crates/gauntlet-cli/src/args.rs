@@ -135,10 +135,10 @@ pub(crate) struct Audit {
     #[arg(long, value_name = "DATA")]
     pub(crate) data: Option<DataName>,
     /// The labels, where `--data` is an .npy of images.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "data")]
     pub(crate) labels: Option<PathBuf>,
     /// Attack only the first so many test images.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..).map(|n| n as usize))]
     pub(crate) samples: Option<usize>,
     /// Least robust accuracy, as BUDGET>=SHARE; may be repeated. Less ends with exit status 3.
     #[arg(long, value_name = "BUDGET>=SHARE")]
@@ -298,7 +298,8 @@ impl FromStr for Requirement {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("`{text}` is no requirement: write one such as `linf:8/255>=0.45`");
         let (threat, least) = text.split_once(">=").ok_or_else(wrong)?;
-        let threat = threat.trim().parse().map_err(|_| wrong())?;
+        let threat = threat.trim().parse();
+        let threat = threat.map_err(|problem| format!("`{text}`: {problem}"))?;
         let least: f64 = least.trim().parse().map_err(|_| wrong())?;
         if !(0.0..=1.0).contains(&least) {
             return Err(format!("`{text}`: {least} is not a share in [0, 1]"));
@@ -410,7 +411,7 @@ pub(crate) enum Runs {
 /// Commands on config files.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Check files; all problems are told, with file and line.
+    /// Check files, configs and plans of audits; all problems are told, with file and line.
     #[command(after_help = "Example:\n  gauntlet config check configs/*/*.toml")]
     Check {
         /// TOML files.
@@ -426,12 +427,16 @@ pub(crate) enum ConfigCommand {
         #[command(flatten)]
         sets: Sets,
     },
-    /// Print the JSON Schema of config files, for editors.
+    /// Print the JSON Schema of config files or of plans of audits, for editors.
     #[command(
         after_help = "Example:\n  gauntlet config schema > gauntlet.schema.json\n\n\
         Then start a config with `#:schema gauntlet.schema.json`: editors complete and check it."
     )]
-    Schema,
+    Schema {
+        /// That of plans of audits.
+        #[arg(long)]
+        audit: bool,
+    },
 }
 
 /// List the devices of this machine, and why a backend is unavailable.
