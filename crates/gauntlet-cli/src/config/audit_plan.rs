@@ -87,7 +87,9 @@ impl PlanFile {
                 };
                 // Of a table the line says which; of a key its name is wanted.
                 let text = match path.rsplit('.').next() {
-                    Some(last) if !last.is_empty() && !last.ends_with(']') => format!("`{}`: {problem}", shown(path)),
+                    Some(last) if !last.is_empty() && !last.ends_with(']') => {
+                        format!("`{}`: {problem}", shown(path))
+                    }
                     _ => problem.to_owned(),
                 };
                 Problem {
