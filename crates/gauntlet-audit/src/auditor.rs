@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use gauntlet_attacks::evaluate::predictions;
-use gauntlet_attacks::{Budget, Norm};
+use gauntlet_attacks::{Budget, Norm, ThreatModel};
 use gauntlet_data::corruptions::{Corruption, Severity};
 use gauntlet_kernels::{NoiseKey, Stream};
 use serde_json::{Value, json};
@@ -80,8 +80,8 @@ impl Auditor<'_> {
     /// Runs the suites, from where an earlier run of the same audit was stopped. `watch` is told of each step, and `false`
     /// from it stops with `Ok(None)`.
     ///
-    /// Suites of the same kind run from the smallest budget to the largest, each from the examples of those before it; results
-    /// come in the order of [`Auditor::suites`].
+    /// Suites run from the smallest budget to the largest, and each begins with the examples of those whose budget lies within its
+    /// own: a larger ball, or a union, is never withstood by more samples. Results come in the order of [`Auditor::suites`].
     ///
     /// # Errors
     /// An example outside its budget; a file that cannot be written.
@@ -90,8 +90,13 @@ impl Auditor<'_> {
         watch: &mut dyn FnMut(Stage) -> bool,
     ) -> Result<Option<Vec<Found>>, AuditError> {
         let mut order: Vec<usize> = (0..self.suites.len()).collect();
-        let size = |place: usize| self.suites[place].budget.limit().unwrap_or_default();
-        order.sort_by(|&a, &b| size(a).total_cmp(&size(b)));
+        // What has no size comes last: a union holds balls.
+        let size = |place: usize| self.suites[place].budget.limit().unwrap_or(f32::INFINITY);
+        let count = |place: usize| balls(&self.suites[place].budget).map_or(0, <[_]>::len);
+        order.sort_by(|&a, &b| {
+            let by_size = size(a).total_cmp(&size(b));
+            by_size.then(count(a).cmp(&count(b)))
+        });
         let mut found: Vec<Option<Found>> = self.suites.iter().map(|_| None).collect();
         for place in order {
             let known = self.known(place, &found);
@@ -157,27 +162,29 @@ impl Auditor<'_> {
         Ok(Some(results))
     }
 
-    /// Examples of suites whose budget lies within that of the suite at `place`.
+    /// Examples of budgets that lie within that of the suite at `place`. Of those that lie within each other the largest has all.
     fn known(&self, place: usize, found: &[Option<Found>]) -> Option<Replay> {
         let budget = &self.suites[place].budget;
-        let mut replay = Replay {
-            from: String::new(),
-            examples: BTreeMap::new(),
-        };
+        let smaller = self.suites.iter().zip(found);
+        let smaller = smaller.filter_map(|(suite, found)| Some((&suite.budget, found.as_ref()?)));
+        let smaller: Vec<_> = smaller
+            .filter(|(smaller, _)| within(smaller, budget))
+            .collect();
+        let largest = smaller.iter().filter(|(one, _)| {
+            let mut others = smaller.iter();
+            !others.any(|(other, _)| within(one, other))
+        });
         let mut from = Vec::new();
-        for (suite, found) in self.suites.iter().zip(found) {
-            let Some(found) = found else { continue };
-            if within(&suite.budget, budget) {
-                from.push(suite.budget.to_string());
-                for (&sample, example) in &found.examples {
-                    let id = self.subject.data.ids[sample];
-                    let kept = replay.examples.entry(id);
-                    kept.or_insert_with(|| example.clone());
-                }
+        let mut examples = BTreeMap::new();
+        for (smaller, found) in largest {
+            from.push(smaller.to_string());
+            for (&sample, example) in &found.examples {
+                let id = self.subject.data.ids[sample];
+                examples.entry(id).or_insert_with(|| example.clone());
             }
         }
-        replay.from = from.join(", ");
-        (!from.is_empty()).then_some(replay)
+        let from = from.join(", ");
+        (!from.is_empty()).then_some(Replay { from, examples })
     }
 
     fn run_suite(
@@ -261,10 +268,55 @@ impl Auditor<'_> {
 /// Whether what is legal within `small` is legal within `large`, and they are not the same.
 fn within(small: &Budget, large: &Budget) -> bool {
     match (small, large) {
-        (Budget::Norm(a), Budget::Norm(b)) => {
-            a.norm == b.norm && a.eps.value() < b.eps.value() && a.bounds == b.bounds
-        }
         (Budget::Patch(a), Budget::Patch(b)) => a.side < b.side && a.bounds == b.bounds,
-        _ => false,
+        _ => {
+            let (Some(some), Some(others)) = (balls(small), balls(large)) else {
+                return false;
+            };
+            let held = |a: &ThreatModel| {
+                others.iter().any(|b| {
+                    a.norm == b.norm && a.eps.value() <= b.eps.value() && a.bounds == b.bounds
+                })
+            };
+            small != large && some.iter().all(held)
+        }
+    }
+}
+
+/// The balls any of which an attacker may use.
+fn balls(budget: &Budget) -> Option<&[ThreatModel]> {
+    match budget {
+        Budget::Norm(threat) => Some(std::slice::from_ref(threat)),
+        Budget::Union(union) => Some(&union.0),
+        Budget::Patch(_) | Budget::Spatial(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budgets_lie_within_each_other_or_not() {
+        let holds =
+            |small: &str, large: &str| within(&small.parse().unwrap(), &large.parse().unwrap());
+        for (small, large) in [
+            ("linf:0.1", "linf:0.2"),
+            ("patch:2", "patch:3"),
+            ("linf:0.3", "linf:0.3 + l2:2"),
+            ("linf:0.3 + l2:1", "l1:3 + linf:0.3 + l2:2"),
+        ] {
+            assert!(holds(small, large), "{small} in {large}");
+            assert!(!holds(large, small), "{large} in {small}");
+        }
+        for (one, other) in [
+            ("linf:0.1", "linf:1/10"),
+            ("linf:0.1", "l2:5"),
+            ("linf:0.4", "linf:0.3 + l2:2"),
+            ("patch:2", "l0:9"),
+            ("spatial:1deg,1px", "spatial:2deg,2px"),
+        ] {
+            assert!(!holds(one, other) && !holds(other, one), "{one}, {other}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 /// Examples that were found before, within a smaller budget: what fell there falls here, at no cost.
 pub(crate) struct Replay {
-    /// Where they come from: `linf:4/255`.
+    /// The budget they were found within: `linf:4/255`.
     pub(crate) from: String,
     /// `[channels, height, width]`, flat, by the sample's index in the data set.
     pub(crate) examples: BTreeMap<u32, Vec<f32>>,
