@@ -1,6 +1,7 @@
 //! The shortest way from a point of a box to a hyperplane, inside the box.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
+use gauntlet_kernels::on_host;
 use gauntlet_kernels::perturb::{l2_norms, linf_norms, per_sample};
 
 use crate::Norm;
@@ -78,6 +79,123 @@ pub(crate) fn move_to(
     norm: Norm,
     bounds: (f32, f32),
 ) -> Tensor<2> {
+    if on_host(&x.device()) {
+        move_on_host(hyperplane, x, norm, bounds)
+    } else {
+        move_on_device(hyperplane, x, norm, bounds)
+    }
+}
+
+/// [`move_to`] row by row on the host: a row is done when its own root is found, after three or four passes over values that are in
+/// the cache, where whole tensors go through all passes of the hardest row.
+fn move_on_host(hyperplane: Hyperplane, x: Tensor<2>, norm: Norm, bounds: (f32, f32)) -> Tensor<2> {
+    let (dims, device) = (x.dims(), x.device());
+    let host = |x: Tensor<2>| -> Vec<f32> { x.try_into_vec_as().expect("computed values") };
+    let (mut values, normals) = (host(x), host(hyperplane.normal));
+    let gaps: Vec<f32> = hyperplane.gap.try_into_vec_as().expect("computed values");
+    let mut row = Row::default();
+    let rows = values.chunks_exact_mut(dims[1]);
+    for ((x, normal), gap) in rows.zip(normals.chunks_exact(dims[1])).zip(gaps) {
+        row.set(x, normal, gap, bounds);
+        match norm {
+            Norm::Linf => row.all_at_once(|_| 1.0),
+            Norm::L2 => row.all_at_once(|size| size),
+            Norm::L1 => row.largest_first(),
+            Norm::L0 => unimplemented!("hyperplanes in {norm}"),
+        }
+        // The place of `x` takes the move.
+        for ((to, length), toward) in x.iter_mut().zip(&row.lengths).zip(normal) {
+            *to = if *toward * gap < 0.0 {
+                *length
+            } else {
+                -*length
+            };
+        }
+    }
+    Tensor::from_data(TensorData::new(values, dims), &device)
+}
+
+/// One row of a problem, and its solution.
+#[derive(Default)]
+struct Row {
+    /// `|normal|`
+    size: Vec<f32>,
+    /// How far each value can move.
+    room: Vec<f32>,
+    /// How much of the gap there is to close.
+    need: f32,
+    /// How far each value moves.
+    lengths: Vec<f32>,
+    /// Times at which values meet their faces.
+    stop: Vec<f32>,
+}
+
+impl Row {
+    fn set(&mut self, x: &[f32], normal: &[f32], gap: f32, (low, high): (f32, f32)) {
+        self.need = gap.abs();
+        self.size.clear();
+        self.size.extend(normal.iter().map(|w| w.abs()));
+        self.room.clear();
+        self.room
+            .extend(x.iter().zip(normal).map(|(x, w)| match *w * gap {
+                slope if slope < 0.0 => high - x,
+                slope if slope > 0.0 => x - low,
+                _ => 0.0,
+            }));
+        self.lengths.clear();
+        self.lengths.resize(x.len(), 0.0);
+    }
+
+    /// As the function of this name for tensors, until Newton's method stands still.
+    fn all_at_once(&mut self, speed: impl Fn(f32) -> f32) {
+        self.stop.clear();
+        let stops = self.room.iter().zip(&self.size);
+        self.stop
+            .extend(stops.map(|(room, size)| room / speed(*size).max(TINY)));
+        let mut time = 0.0f32;
+        for _ in 0..STEPS {
+            let (mut slope, mut closed) = ([0.0f32; 8], [0.0f32; 8]);
+            let values = self.stop.iter().zip(&self.size).zip(&self.room);
+            for (i, ((stop, size), room)) in values.enumerate() {
+                let moves = *stop > time;
+                slope[i % 8] += if moves { size * speed(*size) } else { 0.0 };
+                closed[i % 8] += if moves { 0.0 } else { size * room };
+            }
+            let sum = |lanes: [f32; 8]| lanes.iter().sum::<f32>();
+            let root = (self.need - sum(closed)) / sum(slope).max(TINY);
+            if root <= time {
+                break;
+            }
+            time = root.min(TINY.recip());
+        }
+        let values = self.size.iter().zip(&self.room);
+        for (length, (size, room)) in self.lengths.iter_mut().zip(values) {
+            *length = (speed(*size) * time).min(*room);
+        }
+    }
+
+    /// As the function of this name for tensors, by sorting.
+    fn largest_first(&mut self) {
+        let mut order: Vec<usize> = (0..self.size.len()).collect();
+        order.sort_unstable_by(|&a, &b| self.size[b].total_cmp(&self.size[a]));
+        let mut left = self.need;
+        for i in order {
+            if left <= 0.0 || self.size[i] <= TINY {
+                break;
+            }
+            self.lengths[i] = self.room[i].min(left / self.size[i]);
+            left -= self.lengths[i] * self.size[i];
+        }
+    }
+}
+
+/// [`move_to`] in tensor operations, for devices that a round trip to the host would hold up.
+fn move_on_device(
+    hyperplane: Hyperplane,
+    x: Tensor<2>,
+    norm: Norm,
+    bounds: (f32, f32),
+) -> Tensor<2> {
     let dims = x.dims();
     let toward = hyperplane.normal * per_sample(hyperplane.gap.clone().sign().neg(), dims);
     let need = per_sample(hyperplane.gap.abs(), dims);
@@ -146,7 +264,7 @@ fn largest_first(size: Tensor<2>, room: Tensor<2>, need: Tensor<2>) -> Tensor<2>
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, TensorData};
+    use burn::tensor::Device;
     use gauntlet_kernels::{NoiseKey, Stream};
 
     use super::*;
@@ -187,19 +305,22 @@ mod tests {
         (x, normal, gap)
     }
 
+    type Way = fn(Hyperplane, Tensor<2>, Norm, (f32, f32)) -> Tensor<2>;
+
+    const WAYS: [Way; 2] = [move_on_host, move_on_device];
+
     fn moves(x: &[f32], normal: &[f32], gap: &[f32], norm: Norm) -> Vec<f32> {
+        moves_by(move_to, x, normal, gap, norm)
+    }
+
+    fn moves_by(way: Way, x: &[f32], normal: &[f32], gap: &[f32], norm: Norm) -> Vec<f32> {
         let rows = gap.len();
         let n = x.len() / rows;
         let plane = Hyperplane::new(
             tensor(gap.to_vec(), [rows]),
             tensor(normal.to_vec(), [rows, n]),
         );
-        values(move_to(
-            plane,
-            tensor(x.to_vec(), [rows, n]),
-            norm,
-            (0.0, 1.0),
-        ))
+        values(way(plane, tensor(x.to_vec(), [rows, n]), norm, (0.0, 1.0)))
     }
 
     fn size(delta: &[f64], norm: Norm) -> f64 {
@@ -261,8 +382,9 @@ mod tests {
     fn projections_are_in_the_box_on_the_hyperplane_and_shortest() {
         let (x, normal, gap) = problems();
         let mut rng = NoiseKey::new(2, Stream::EvalAttack);
-        for norm in [Norm::Linf, Norm::L2, Norm::L1] {
-            let found = moves(&x, &normal, &gap, norm);
+        let norms = [Norm::Linf, Norm::L2, Norm::L1];
+        for (norm, way) in norms.iter().flat_map(|&norm| WAYS.map(|way| (norm, way))) {
+            let found = moves_by(way, &x, &normal, &gap, norm);
             let mut reached = 0;
             for row in 0..ROWS {
                 let part = |all: &[f32]| -> Vec<f64> {

@@ -7,3 +7,22 @@ pub mod noise;
 pub mod perturb;
 
 pub use noise::{NoiseKey, Stream};
+
+/// Whether tensors of `device` lie in the host's memory and are computed there (burn's `flex`), so that a round trip is a copy
+/// and a loop over rows may be faster than passes over whole tensors.
+///
+/// burn tells the kind of a device only to crates that enable its backend; its debug text says it to all.
+pub fn on_host(device: &burn::tensor::Device) -> bool {
+    format!("{device:?}").contains("Flex")
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    #[test]
+    fn the_cpu_backend_is_known_with_and_without_autodiff() {
+        assert!(super::on_host(&Device::flex()));
+        assert!(super::on_host(&Device::flex().autodiff()));
+    }
+}
