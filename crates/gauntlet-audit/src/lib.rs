@@ -10,6 +10,9 @@ mod evaluation;
 mod histogram;
 mod html;
 mod kept;
+mod look;
+#[cfg(test)]
+mod masking_tests;
 mod outcomes;
 #[cfg(test)]
 mod page_tests;
