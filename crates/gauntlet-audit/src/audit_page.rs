@@ -467,15 +467,25 @@ fn again(audit: &Audit) -> String {
         command += &format!(" --data {}", shell(&audit.data.name));
     }
     command += &format!(" --samples {}", audit.data.samples);
-    if let Some(plan) = &audit.plan {
-        command += &format!(" --plan {}", shell(plan));
-    }
-    for threat in &audit.threats {
-        command += &format!(" --threat {}", shell(&threat.threat));
-    }
+    let named = ["standard", "quick"];
+    let beside = match audit.plan.as_deref() {
+        Some(plan) if !named.contains(&plan) => {
+            command += " --plan plan.toml";
+            " The plan lies in the folder of the audit."
+        }
+        plan => {
+            if let Some(plan) = plan {
+                command += &format!(" --plan {plan}");
+            }
+            for threat in &audit.threats {
+                command += &format!(" --threat {}", shell(&threat.threat));
+            }
+            ""
+        }
+    };
     command += &format!(" --seed {}", audit.seed);
     format!(
-        "<pre>{}</pre>\n<p class=\"sub\">With gauntlet {} the result is the same, up to rounding that differs between devices.</p>",
+        "<pre>{}</pre>\n<p class=\"sub\">With gauntlet {} the result is the same, up to rounding that differs between devices.{beside}</p>",
         escape(&command),
         escape(&audit.version)
     )

@@ -144,6 +144,7 @@ fn audit(model: &(dyn Classifier<4> + Sync), plan: &AuditPlan, samples: usize) -
     let setting = Setting {
         classes: 10,
         load: &|_| Err("there is none".to_owned()),
+        fit: None,
     };
     let folder = tempfile::tempdir().unwrap();
     let device = Device::flex();

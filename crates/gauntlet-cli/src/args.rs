@@ -1,6 +1,6 @@
 //! What can be typed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::builder::TypedValueParser;
@@ -11,6 +11,7 @@ use gauntlet_audit::SuiteName;
 use gauntlet_data::Source;
 use gauntlet_models::{Activation, Arch};
 
+use crate::commands::Subject;
 use crate::config::Set;
 use crate::devices::{Backend, Spec};
 
@@ -134,10 +135,10 @@ pub(crate) struct Audit {
     #[arg(long, value_name = "DATA")]
     pub(crate) data: Option<DataName>,
     /// The labels, where `--data` is an .npy of images.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "data")]
     pub(crate) labels: Option<PathBuf>,
     /// Attack only the first so many test images.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..).map(|n| n as usize))]
     pub(crate) samples: Option<usize>,
     /// Least robust accuracy, as BUDGET>=SHARE; may be repeated. Less ends with exit status 3.
     #[arg(long, value_name = "BUDGET>=SHARE")]
@@ -191,13 +192,37 @@ pub(crate) struct Weights {
     pub(crate) activation: Option<Activation>,
     /// Mean of each channel in [0, 1] that inputs were normalised with.
     #[arg(long, num_args = 1.., value_name = "MEAN")]
-    pub(crate) mean: Vec<f32>,
+    pub(crate) mean: Option<Vec<f32>>,
     /// Standard deviation of each channel that inputs were normalised with.
     #[arg(long, num_args = 1.., value_name = "STD")]
-    pub(crate) std: Vec<f32>,
+    pub(crate) std: Option<Vec<f32>>,
+    /// Which of several state dicts of a checkpoint, such as ema.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<String>,
     /// How many classes there are, where the data do not tell. [default: 10]
     #[arg(long, value_name = "N")]
     pub(crate) classes: Option<usize>,
+}
+
+impl Weights {
+    /// The model at `path`, for data of which `takes` is known.
+    pub(crate) fn subject<'a>(
+        &'a self,
+        path: &Path,
+        takes: Option<&'a ([usize; 3], Vec<String>)>,
+    ) -> Subject<'a> {
+        Subject {
+            path: path.to_owned(),
+            arch: self.arch,
+            width: self.width,
+            depth: self.depth,
+            activation: self.activation,
+            mean: self.mean.clone(),
+            std: self.std.clone(),
+            key: self.key.as_deref(),
+            data: takes.map(|(shape, classes)| (*shape, classes.as_slice())),
+        }
+    }
 }
 
 fn arch(text: &str) -> Result<Arch, String> {
@@ -273,7 +298,8 @@ impl FromStr for Requirement {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("`{text}` is no requirement: write one such as `linf:8/255>=0.45`");
         let (threat, least) = text.split_once(">=").ok_or_else(wrong)?;
-        let threat = threat.trim().parse().map_err(|_| wrong())?;
+        let threat = threat.trim().parse();
+        let threat = threat.map_err(|problem| format!("`{text}`: {problem}"))?;
         let least: f64 = least.trim().parse().map_err(|_| wrong())?;
         if !(0.0..=1.0).contains(&least) {
             return Err(format!("`{text}`: {least} is not a share in [0, 1]"));
@@ -317,6 +343,7 @@ pub(crate) enum Data {
     #[command(after_help = "Examples:\n  \
         gauntlet data show digits\n  \
         gauntlet data show cifar10 --png cifar10.png\n  \
+        gauntlet data show cifar10 --corruption all --png corruptions.png\n  \
         gauntlet data show path/to/folder         # train/CLASS/*.png and test/CLASS/*.png")]
     Show {
         /// Its name, or a folder with one folder of images a class.
@@ -324,6 +351,9 @@ pub(crate) enum Data {
         /// Write a sheet of images, one row a class, to this file.
         #[arg(long, value_name = "FILE")]
         png: Option<PathBuf>,
+        /// Let the sheet show what a common corruption (`fog`, `shot-noise`, ...) or `all` of them make of the first test image.
+        #[arg(long, value_name = "FAMILY", requires = "png")]
+        corruption: Option<String>,
         #[command(flatten)]
         json: Json,
     },
@@ -381,7 +411,7 @@ pub(crate) enum Runs {
 /// Commands on config files.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Check files; all problems are told, with file and line.
+    /// Check files, configs and plans of audits; all problems are told, with file and line.
     #[command(after_help = "Example:\n  gauntlet config check configs/*/*.toml")]
     Check {
         /// TOML files.
@@ -397,12 +427,16 @@ pub(crate) enum ConfigCommand {
         #[command(flatten)]
         sets: Sets,
     },
-    /// Print the JSON Schema of config files, for editors.
+    /// Print the JSON Schema of config files or of plans of audits, for editors.
     #[command(
         after_help = "Example:\n  gauntlet config schema > gauntlet.schema.json\n\n\
         Then start a config with `#:schema gauntlet.schema.json`: editors complete and check it."
     )]
-    Schema,
+    Schema {
+        /// That of plans of audits.
+        #[arg(long)]
+        audit: bool,
+    },
 }
 
 /// List the devices of this machine, and why a backend is unavailable.

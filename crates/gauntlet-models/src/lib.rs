@@ -3,6 +3,7 @@
 mod build;
 mod classifier;
 mod config;
+pub mod import;
 mod lenet_madry;
 mod mlp;
 mod mnist_cnn;
