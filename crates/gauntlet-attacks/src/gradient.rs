@@ -62,12 +62,16 @@ pub(crate) fn input_gradient_of<const D: usize>(
     value: impl FnOnce(Tensor<2>) -> Tensor<1>,
 ) -> (Tensor<D>, Tensor<1>, Tensor<2>) {
     let x = x.autodiff().require_grad();
-    let logits = model.logits(x.clone());
+    // A model may leave the graph on its way, by a step that autodiff does not know.
+    let logits = model.logits(x.clone()).autodiff();
     let values = value(logits.clone());
-    let mut gradients = values.clone().sum_dim(0).backward();
-    // A model that ignores its input has no gradient: that is a zero, not a crash.
-    let gradient = x
-        .grad_remove(&mut gradients)
+    // One that ignores its input has no gradient: that is a zero, not a crash.
+    let gradient = values.is_tracked().then(|| {
+        let mut gradients = values.clone().sum_dim(0).backward();
+        x.grad_remove(&mut gradients)
+    });
+    let gradient = gradient
+        .flatten()
         .unwrap_or_else(|| x.clone().inner().zeros_like());
     // What is no number says nothing of the way: a zero is passed over by every step, a NaN would end up in the example.
     let unknown = gradient.clone().is_finite().bool_not();
@@ -95,6 +99,32 @@ mod tests {
             values(AttackLoss::Margin.per_sample(logits, y)),
             [-1.0, 97.0]
         );
+    }
+
+    /// Models that ignore their input, or compute where autodiff does not follow.
+    #[test]
+    fn what_has_no_gradient_has_a_gradient_of_zero() {
+        struct Blind(fn(Tensor<2>) -> Tensor<2>);
+        impl Classifier<2> for Blind {
+            fn logits(&self, x: Tensor<2>) -> Tensor<2> {
+                (self.0)(x)
+            }
+            fn features(&self, x: Tensor<2>) -> Tensor<2> {
+                x
+            }
+        }
+        let x = Tensor::<2>::from_floats([[0.2, 0.4, 0.1], [0.9, 0.1, 0.3]], &Device::flex());
+        let y = Tensor::<1, Int>::from_ints([0, 1], &Device::flex());
+        for model in [|x: Tensor<2>| x.ones_like(), Tensor::inner, Tensor::detach] {
+            for loss in [AttackLoss::CrossEntropy, AttackLoss::Margin] {
+                let (gradient, losses, logits) =
+                    input_gradient(&Blind(model), x.clone(), y.clone(), loss);
+                assert_eq!(values(gradient), [0.0; 6]);
+                let expected = loss.per_sample(model(x.clone()), y.clone());
+                assert_eq!(values(losses), values(expected));
+                assert_eq!(values(logits), values(model(x.clone())));
+            }
+        }
     }
 
     #[test]

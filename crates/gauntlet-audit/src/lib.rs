@@ -11,6 +11,9 @@ mod histogram;
 mod html;
 mod kept;
 mod kept_corruptions;
+mod look;
+#[cfg(test)]
+mod masking_tests;
 mod outcomes;
 #[cfg(test)]
 mod page_tests;
