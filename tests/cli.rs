@@ -544,7 +544,9 @@ fn an_audit_says_what_stands_and_is_a_gate() {
     place
         .run(&["audit", "runs/small", "--data", "mnsit"])
         .refused(&["mnsit"]);
-    place.run(&["audit", "nowhere"]).refused(&["no checkpoint"]);
+    place
+        .run(&["audit", "nowhere"])
+        .refused(&["nowhere: there is no such file or folder"]);
 }
 
 /// Waits until the child has written a checkpoint.

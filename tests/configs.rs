@@ -168,3 +168,19 @@ fn every_attack_has_a_row_in_the_list_of_attacks() {
         .collect();
     assert!(missing.is_empty(), "no row of {missing:?}");
 }
+
+#[test]
+fn every_key_of_an_audit_s_json_is_documented() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gauntlet-audit/OUTPUT.md");
+    let document = std::fs::read_to_string(root).unwrap();
+    let schema = schemars::schema_for!(gauntlet_audit::Audit).to_value();
+    let tables = schema["$defs"].as_object().unwrap().values();
+    let keys = tables
+        .chain([&schema])
+        .filter_map(|table| table["properties"].as_object())
+        .flat_map(|keys| keys.keys());
+    let missing: BTreeSet<_> = keys
+        .filter(|key| !document.contains(&format!("`{key}`")))
+        .collect();
+    assert!(missing.is_empty(), "no word of {missing:?}");
+}

@@ -75,6 +75,11 @@ impl Place {
     pub(crate) fn run(&self, arguments: &[&str]) -> Ended {
         Ended::from(self.command(arguments).output().unwrap())
     }
+
+    /// Runs a command as it is typed; no word has a blank in it.
+    pub(crate) fn line(&self, line: &str) -> Ended {
+        self.run(&line.split_whitespace().collect::<Vec<_>>())
+    }
 }
 
 /// What a command said, and how it ended.

@@ -264,7 +264,11 @@ impl ThreatPlan {
         for budget in &self.within {
             for (path, spec) in self.specs(path, budget, classes) {
                 if let Err(problem) = spec.fits(budget, classes) {
-                    found.push(PlanProblem::new(path, problem));
+                    let problem = PlanProblem::new(path, problem);
+                    // A budget that is there twice is a problem of its own.
+                    if !found.contains(&problem) {
+                        found.push(problem);
+                    }
                 }
             }
         }
