@@ -1,11 +1,13 @@
-//! Perturbation arithmetic on tensors, and nothing else: steps, projections, named noise, augmentation.
+//! Arithmetic on tensors, and nothing else: steps, projections, named noise, augmentation, convolution on the CPU.
 //!
 //! This crate knows burn, but no model, no data set and no config.
 
 pub mod augment;
+mod conv;
 pub mod noise;
 pub mod perturb;
 
+pub use conv::conv2d;
 pub use noise::{NoiseKey, Stream};
 
 /// Whether tensors of `device` lie in the host's memory and are computed there (burn's `flex`), so that a round trip is a copy

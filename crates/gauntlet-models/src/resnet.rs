@@ -4,6 +4,7 @@ use burn::nn::{BatchNorm, Linear};
 use burn::tensor::Tensor;
 
 use crate::build::Builder;
+use crate::conv::convolve;
 use crate::{Activation, ModelError};
 
 /// Residual network with pre-activation blocks (He et al. 2016b), the shape of both PreActResNet-18 and Wide ResNet
@@ -106,7 +107,7 @@ impl ResNet {
     }
 
     pub(crate) fn features(&self, x: Tensor<4>, act: Activation) -> Tensor<2> {
-        let mut x = self.stem.forward(x);
+        let mut x = convolve(&self.stem, x);
         for block in &self.blocks {
             x = block.forward(x, act);
         }
@@ -134,10 +135,10 @@ impl Block {
     fn forward(&self, x: Tensor<4>, act: Activation) -> Tensor<4> {
         let active = act.apply(self.norm1.forward(x.clone()));
         let shortcut = match &self.shortcut {
-            Some(conv) => conv.forward(active.clone()),
+            Some(conv) => convolve(conv, active.clone()),
             None => x,
         };
-        let y = self.conv1.forward(active);
-        self.conv2.forward(act.apply(self.norm2.forward(y))) + shortcut
+        let y = convolve(&self.conv1, active);
+        convolve(&self.conv2, act.apply(self.norm2.forward(y))) + shortcut
     }
 }
