@@ -5,6 +5,9 @@ use gauntlet_attacks::{Attack, Noise};
 use gauntlet_models::Classifier;
 use sha2::{Digest, Sha256};
 
+/// How the name of a replay begins.
+pub(crate) const REPLAYED: &str = "what fell within";
+
 /// Examples that were found before, within a smaller budget: what fell there falls here, at no cost.
 pub(crate) struct Replay {
     /// The budget they were found within: `linf:4/255`.
@@ -48,6 +51,6 @@ impl Attack<4> for Replay {
     }
 
     fn name(&self) -> String {
-        format!("what fell within {}", self.from)
+        format!("{REPLAYED} {}", self.from)
     }
 }

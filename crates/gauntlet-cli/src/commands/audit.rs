@@ -338,8 +338,13 @@ impl Job {
     fn weakest(&self, found: &Found) -> Vec<Weak> {
         let data = &self.data;
         let mut fallen: Vec<usize> = found.examples.keys().copied().collect();
-        let size = |i: usize| found.standing.distance[i].unwrap_or(0.0);
-        fallen.sort_by(|&a, &b| size(a).total_cmp(&size(b)).then(a.cmp(&b)));
+        // Attacks that go to the edge of the budget leave distances that differ by rounding only: then how sure the model is tells.
+        let size = |i: usize| (1e4 * found.standing.distance[i].unwrap_or(0.0)).round();
+        let sure = |i: usize| found.standing.confidence[i].unwrap_or(0.0);
+        fallen.sort_by(|&a, &b| {
+            let by_size = size(a).total_cmp(&size(b));
+            by_size.then(sure(b).total_cmp(&sure(a))).then(a.cmp(&b))
+        });
         let name = |class: u32| {
             let known = data.classes.get(class as usize);
             known.map_or("nothing", String::as_str).to_owned()
