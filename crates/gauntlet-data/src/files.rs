@@ -40,6 +40,8 @@ fn plain(error: io::Error) -> io::Error {
     let cause = error.source().and_then(<dyn Error>::downcast_ref);
     match cause.and_then(io::Error::raw_os_error) {
         Some(code) => io::Error::from_raw_os_error(code),
+        // `tempfile` keeps only the kind where others can see it.
+        None if error.raw_os_error().is_none() && error.get_ref().is_some() => error.kind().into(),
         None => error,
     }
 }
