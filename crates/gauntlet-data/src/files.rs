@@ -1,6 +1,5 @@
 //! Files that are there whole or not at all.
 
-use std::error::Error;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
@@ -37,12 +36,12 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// An error without the name of the temporary file, of which nobody knows.
 fn plain(error: io::Error) -> io::Error {
-    let cause = error.source().and_then(<dyn Error>::downcast_ref);
-    match cause.and_then(io::Error::raw_os_error) {
-        Some(code) => io::Error::from_raw_os_error(code),
-        // `tempfile` keeps only the kind where others can see it.
-        None if error.raw_os_error().is_none() && error.get_ref().is_some() => error.kind().into(),
-        None => error,
+    match error.kind() {
+        // `tempfile` wraps it, and keeps only the kind where others can see it.
+        _ if error.get_ref().is_none() => error,
+        io::ErrorKind::Other => error,
+        io::ErrorKind::NotFound => io::Error::new(io::ErrorKind::NotFound, "no such folder"),
+        kind => kind.into(),
     }
 }
 

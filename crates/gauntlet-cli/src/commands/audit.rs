@@ -151,13 +151,7 @@ impl Job {
             .clone()
             .unwrap_or_else(|| audit_folder(&loaded.origin));
         let state = state_folder(&out);
-        fs::create_dir_all(&state).map_err(|error| {
-            Failure::running(format!(
-                "{}: {}\n\nhint: `--out DIR` says where to keep an audit",
-                out.display(),
-                reason(&error)
-            ))
-        })?;
+        fs::create_dir_all(&state).map_err(|error| unwritable(&out, &error))?;
         let lock = lock(&state, &out)?;
         // What follows may take long: what is wrong with the request has been told by now.
         let suites = plan.suites(&setting).map_err(wrong)?;
@@ -465,10 +459,18 @@ fn state_folder(out: &Path) -> PathBuf {
     out.join("state")
 }
 
+fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::running(format!(
+        "{}: {}\n\nhint: `--out DIR` says where to keep an audit",
+        path.display(),
+        reason(error)
+    ))
+}
+
 /// Keeps a second audit away from the folder of one that is running.
 fn lock(state: &Path, out: &Path) -> Result<File, Failure> {
     let path = state.join(".lock");
-    let wrong = |error| Failure::running(format!("{}: {}", path.display(), reason(&error)));
+    let wrong = |error| unwritable(&path, &error);
     let file = File::create(&path).map_err(wrong)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
