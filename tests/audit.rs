@@ -288,7 +288,7 @@ fn an_audit_that_is_interrupted_or_killed_goes_on_and_repeats_nothing() {
         "a finished attack was done again"
     );
     assert!(seconds(&ended, 1).as_f64() > seconds(&killed, 1).as_f64());
-    // Each record is the place of a sample and its 64 pixels: one for each that fell before the kill, and so never attacked again.
+    // Each record is the place of a sample and its 64 pixels. What fell before the kill has one: it was not attacked again.
     let examples = fs::read(path.with_extension("examples")).unwrap();
     let mut records: BTreeMap<u64, usize> = BTreeMap::new();
     for record in examples.chunks_exact(4 + 4 * 64) {

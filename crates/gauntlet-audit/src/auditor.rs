@@ -80,8 +80,8 @@ impl Auditor<'_> {
     /// Runs the suites, from where an earlier run of the same audit was stopped. `watch` is told of each step, and `false`
     /// from it stops with `Ok(None)`.
     ///
-    /// Suites run from the smallest budget to the largest, and each begins with the examples of those whose budget lies within its
-    /// own: a larger ball, or a union, is never withstood by more samples. Results come in the order of [`Auditor::suites`].
+    /// Suites run from the smallest budget to the largest, and each begins with the examples of those whose budget lies within
+    /// its own: a larger ball, or a union, is never withstood by more samples. Results come in the order of [`Auditor::suites`].
     ///
     /// # Errors
     /// An example outside its budget; a file that cannot be written.
@@ -121,8 +121,8 @@ impl Auditor<'_> {
         Ok(Some(found.into_iter().flatten().collect()))
     }
 
-    /// Accuracy under each of the corruptions, in their order, those that an earlier run has tried from what it kept; `watch` as in
-    /// [`Auditor::run`].
+    /// Accuracy under each of the corruptions, in their order, those that an earlier run has tried from what it kept; `watch` as
+    /// in [`Auditor::run`].
     ///
     /// # Errors
     /// A file that cannot be written.
@@ -162,7 +162,8 @@ impl Auditor<'_> {
         Ok(Some(results))
     }
 
-    /// Examples of budgets that lie within that of the suite at `place`. Of those that lie within each other the largest has all.
+    /// Examples of budgets that lie within that of the suite at `place`. Of those that lie within each other the largest has
+    /// all.
     fn known(&self, place: usize, found: &[Option<Found>]) -> Option<Replay> {
         let budget = &self.suites[place].budget;
         let smaller = self.suites.iter().zip(found);

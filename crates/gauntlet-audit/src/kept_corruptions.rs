@@ -12,8 +12,8 @@ use serde_json::Value;
 use crate::AuditError;
 use crate::kept::short_hash;
 
-/// How many samples were classified correctly under each corruption that has been tried, in a JSON file that is replaced as a whole
-/// after each. What makes two audits equal is part of the file's name.
+/// How many samples were classified correctly under each corruption that has been tried, in a JSON file that is replaced as a
+/// whole after each. What makes two audits equal is part of the file's name.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct KeptCorruptions {
     schema: u32,

@@ -332,7 +332,7 @@ impl Job {
     fn weakest(&self, found: &Found) -> Vec<Weak> {
         let data = &self.data;
         let mut fallen: Vec<usize> = found.examples.keys().copied().collect();
-        // Attacks that go to the edge of the budget leave distances that differ by rounding only: then how sure the model is tells.
+        // Attacks that go to the edge of the budget leave distances that differ by rounding only: there the surest counts.
         let size = |i: usize| (1e4 * found.standing.distance[i].unwrap_or(0.0)).round();
         let sure = |i: usize| found.standing.confidence[i].unwrap_or(0.0);
         fallen.sort_by(|&a, &b| {
@@ -685,8 +685,8 @@ fn training_data(args: &args::Audit, run: Option<&Plan>) -> Result<Dataset, Stri
     Ok(splits.map_err(|error| error.to_string())?.train)
 }
 
-/// What decides which images of a folder are its test part where it has no folder for that. Of the run's own folder none may be that
-/// it was trained on.
+/// What decides which images of a folder are its test part where it has no folder for that. Of the run's own folder none may
+/// be that it was trained on.
 fn split_seed(run: Option<&Plan>) -> u64 {
     run.map_or(0, |run| run.seed)
 }
