@@ -61,18 +61,16 @@ pub(crate) fn input_gradient_of<const D: usize>(
     x: Tensor<D>,
     value: impl FnOnce(Tensor<2>) -> Tensor<1>,
 ) -> (Tensor<D>, Tensor<1>, Tensor<2>) {
-    let x = x.autodiff().require_grad();
-    let logits = model.logits(x.clone());
-    let values = value(logits.clone());
+    let (logits, back) = model.pullback(x);
+    let tracked = logits.clone().autodiff().require_grad();
+    let values = value(tracked.clone());
     let mut gradients = values.clone().sum_dim(0).backward();
-    // A model that ignores its input has no gradient: that is a zero, not a crash.
-    let gradient = x
-        .grad_remove(&mut gradients)
-        .unwrap_or_else(|| x.clone().inner().zeros_like());
+    let slope = tracked.grad_remove(&mut gradients);
+    let gradient = back(slope.unwrap_or_else(|| logits.zeros_like()));
     // What is no number says nothing of the way: a zero is passed over by every step, a NaN would end up in the example.
     let unknown = gradient.clone().is_finite().bool_not();
     let gradient = gradient.mask_fill(unknown, 0.0);
-    (gradient, values.inner(), logits.inner())
+    (gradient, values.inner(), logits)
 }
 
 #[cfg(test)]
