@@ -1,4 +1,5 @@
 use burn::tensor::{Int, Tensor, activation::log_softmax};
+use gauntlet_kernels::perturb::finite;
 use gauntlet_models::Classifier;
 
 /// What an attack ascends, per sample.
@@ -68,9 +69,7 @@ pub(crate) fn input_gradient_of<const D: usize>(
     let slope = tracked.grad_remove(&mut gradients);
     let gradient = back(slope.unwrap_or_else(|| logits.zeros_like()));
     // What is no number says nothing of the way: a zero is passed over by every step, a NaN would end up in the example.
-    let unknown = gradient.clone().is_finite().bool_not();
-    let gradient = gradient.mask_fill(unknown, 0.0);
-    (gradient, values.inner(), logits)
+    (finite(gradient), values.inner(), logits)
 }
 
 #[cfg(test)]

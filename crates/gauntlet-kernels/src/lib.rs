@@ -4,6 +4,7 @@
 //! This crate knows burn, but no model, no data set and no config.
 
 pub mod augment;
+pub mod host;
 pub mod noise;
 pub mod perturb;
 pub mod product;
