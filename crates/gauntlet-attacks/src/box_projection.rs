@@ -1,6 +1,7 @@
 //! The shortest way from a point of a box to a hyperplane, inside the box.
 
 use burn::tensor::Tensor;
+use gauntlet_kernels::host::{each_row, is_host, part, sum_of, upload, values};
 use gauntlet_kernels::perturb::{l2_norms, linf_norms, per_sample};
 
 use crate::Norm;
@@ -27,10 +28,29 @@ pub(crate) struct Hyperplane {
 
 impl Hyperplane {
     pub(crate) fn new(gap: Tensor<1>, normal: Tensor<2>) -> Self {
+        if is_host(&normal.device()) {
+            return Self::by_rows(gap, normal);
+        }
         let scale = linf_norms(normal.clone()).clamp_min(TINY);
         Self {
             gap: (gap / scale.clone()).clamp(-TINY.recip(), TINY.recip()),
             normal: normal.clone() / per_sample(scale, normal.dims()),
+        }
+    }
+
+    /// [`Hyperplane::new`] row by row.
+    fn by_rows(gap: Tensor<1>, normal: Tensor<2>) -> Self {
+        let (gap_like, normal_like, dims) = (gap.clone(), normal.clone(), normal.dims());
+        let (mut gap, mut normal) = (values(gap), values(normal));
+        let most = TINY.recip();
+        for (gap, normal) in gap.iter_mut().zip(normal.chunks_exact_mut(dims[1])) {
+            let scale = normal.iter().fold(TINY, |most, n| n.abs().max(most));
+            *gap = (*gap / scale).clamp(-most, most);
+            normal.iter_mut().for_each(|n| *n /= scale);
+        }
+        Self {
+            gap: upload(gap, &gap_like),
+            normal: upload(normal, &normal_like),
         }
     }
 
@@ -78,6 +98,14 @@ pub(crate) fn move_to(
     norm: Norm,
     bounds: (f32, f32),
 ) -> Tensor<2> {
+    if is_host(&x.device()) {
+        return move_rows(hyperplane, x, norm, bounds);
+    }
+    move_tensors(hyperplane, x, norm, bounds)
+}
+
+/// [`move_to`] in tensor operations.
+fn move_tensors(hyperplane: Hyperplane, x: Tensor<2>, norm: Norm, bounds: (f32, f32)) -> Tensor<2> {
     let dims = x.dims();
     let toward = hyperplane.normal * per_sample(hyperplane.gap.clone().sign().neg(), dims);
     let need = per_sample(hyperplane.gap.abs(), dims);
@@ -142,6 +170,128 @@ fn largest_first(size: Tensor<2>, room: Tensor<2>, need: Tensor<2>) -> Tensor<2>
     let share = (left / closed(others.clone()).clamp_min(TINY)).clamp(0.0, 1.0);
     let last = (room.clone() * share).mask_fill(others, 0.0);
     last.mask_where(first, room)
+}
+
+/// [`move_to`] row by row.
+fn move_rows(hyperplane: Hyperplane, x: Tensor<2>, norm: Norm, bounds: (f32, f32)) -> Tensor<2> {
+    let (gaps, normals) = (values(hyperplane.gap), values(hyperplane.normal));
+    let (like, dims) = (x.clone(), x.dims());
+    let mut x = values(x);
+    each_row(&mut x, dims, |row, x| {
+        let normal = part(&normals, row, x.len());
+        let moved = Way::new(gaps[row], normal, x, bounds).moved(norm);
+        x.copy_from_slice(&moved);
+    });
+    upload(x, &like)
+}
+
+/// From a point of the box to a hyperplane, for one row.
+pub(crate) struct Way<'a> {
+    gap: f32,
+    normal: &'a [f32],
+    /// How far each value can go in its direction.
+    room: Vec<f32>,
+}
+
+impl<'a> Way<'a> {
+    /// From `x`, where the function is `gap`.
+    pub(crate) fn new(gap: f32, normal: &'a [f32], x: &[f32], bounds: (f32, f32)) -> Self {
+        let room = normal.iter().zip(x).map(|(n, x)| match n * -gap.signum() {
+            toward if toward > 0.0 => bounds.1 - x,
+            toward if toward < 0.0 => x - bounds.0,
+            _ => 0.0,
+        });
+        Self {
+            gap,
+            normal,
+            room: room.collect(),
+        }
+    }
+
+    /// The move, a value each.
+    pub(crate) fn moved(&self, norm: Norm) -> Vec<f32> {
+        if self.gap == 0.0 {
+            return vec![0.0; self.normal.len()];
+        }
+        let lengths = match norm {
+            Norm::Linf => self.all_at_once(|_| 1.0),
+            Norm::L2 => self.all_at_once(f32::abs),
+            Norm::L1 => self.largest_first(),
+            Norm::L0 => unimplemented!("hyperplanes in {norm}"),
+        };
+        let toward = -self.gap.signum();
+        let pairs = lengths.iter().zip(self.normal);
+        pairs
+            .map(|(length, n)| {
+                if *n == 0.0 {
+                    0.0
+                } else {
+                    length.copysign(n * toward)
+                }
+            })
+            .collect()
+    }
+
+    /// [`all_at_once`] with the speed of a value by its normal. Once the time stays, it stays for good.
+    fn all_at_once(&self, speed: impl Fn(f32) -> f32) -> Vec<f32> {
+        let (count, room, need) = (self.normal.len(), &self.room, self.gap.abs());
+        let pairs = || self.normal.iter().zip(room);
+        let stop: Vec<f32> = pairs()
+            .map(|(n, room)| room / speed(*n).max(TINY))
+            .collect();
+        let size = |i: usize| self.normal[i].abs();
+        let mut time = 0.0f32;
+        for _ in 0..STEPS {
+            let going = |i: usize| stop[i] > time;
+            let slope = sum_of(count, |i| {
+                if going(i) {
+                    size(i) * speed(size(i))
+                } else {
+                    0.0
+                }
+            });
+            let closed = sum_of(count, |i| if going(i) { 0.0 } else { size(i) * room[i] });
+            let root = (need - closed) / slope.max(TINY);
+            let next = time.max(root).min(TINY.recip());
+            if next == time {
+                break;
+            }
+            time = next;
+        }
+        pairs()
+            .map(|(n, room)| (speed(*n) * time).min(*room))
+            .collect()
+    }
+
+    /// [`largest_first`], with the last `|normal|` found to the bit: those of positive numbers are in their order.
+    fn largest_first(&self) -> Vec<f32> {
+        let (room, need) = (&self.room, self.gap.abs());
+        let bits = |i: usize| self.normal[i].abs().to_bits();
+        let closed = |least: u32| {
+            sum_of(room.len(), |i| {
+                let part = f32::from_bits(bits(i)) * room[i];
+                if bits(i) >= least { part } else { 0.0 }
+            })
+        };
+        // What is at least `low` closes the gap, if anything does; what is at least `high` does not.
+        let (mut low, mut high) = (0, f32::INFINITY.to_bits());
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if closed(middle) >= need {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        let left = need - closed(high);
+        let share = (left / (closed(low) - closed(high)).max(TINY)).clamp(0.0, 1.0);
+        let length = |i: usize| match bits(i) {
+            size if size >= high => room[i],
+            size if size == low => room[i] * share,
+            _ => 0.0,
+        };
+        (0..room.len()).map(length).collect()
+    }
 }
 
 #[cfg(test)]
@@ -313,6 +463,21 @@ mod tests {
                 }
             }
             assert!((ROWS / 3..ROWS).contains(&reached), "{reached} reachable");
+        }
+    }
+
+    /// Row by row and in tensor operations: both move by the shortest way, up to how finely L1 is bisected.
+    #[test]
+    fn rows_and_tensors_agree() {
+        let (x, normal, gap) = problems();
+        let gap = tensor(gap, [ROWS]);
+        let (x, normal) = (tensor(x, [ROWS, N]), tensor(normal, [ROWS, N]));
+        for norm in [Norm::Linf, Norm::L2, Norm::L1] {
+            let plane = || Hyperplane::new(gap.clone(), normal.clone());
+            let rows = move_rows(plane(), x.clone(), norm, (0.0, 1.0));
+            let tensors = move_tensors(plane(), x.clone(), norm, (0.0, 1.0));
+            let off = values((rows - tensors).abs().max())[0];
+            assert!(off < 1e-4, "{norm}: {off}");
         }
     }
 
