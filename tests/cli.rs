@@ -1,123 +1,16 @@
 //! The command line, as people and scripts meet it: what it says, where, and with which exit status.
 
+mod place;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use place::{DIGITS, Place};
 use serde_json::Value;
-use tempfile::TempDir;
-
-const DIGITS: &str = r#"name = "small"
-device = "cpu"
-
-[data]
-source = "digits"
-validation = 200
-batch_size = 64
-
-[model]
-arch = "mlp"
-width = 32
-
-[threat]
-norm = "linf"
-eps = 0.1
-
-[train]
-objective = "pgd"
-epochs = 1
-optimizer = { kind = "adam" }
-schedule = { kind = "constant", rate = 0.01 }
-
-[train.attack]
-steps = 3
-
-[evaluate]
-baseline = true
-attack = { steps = 3 }
-final = { attack = { steps = 5, restarts = 1 }, samples = 100 }
-"#;
-
-/// A folder of its own for each test, with a config in it.
-struct Place {
-    folder: TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        let place = Self {
-            folder: tempfile::tempdir().unwrap(),
-        };
-        place.write("small.toml", DIGITS);
-        place
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).unwrap();
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gauntlet"));
-        command
-            .args(arguments)
-            .current_dir(self.folder.path())
-            .env("GAUNTLET_DATA", self.path("data"))
-            .env_remove("RUST_BACKTRACE")
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Ended {
-        Ended::from(self.command(arguments).output().unwrap())
-    }
-}
-
-struct Ended {
-    status: i32,
-    stdout: String,
-    stderr: String,
-}
-
-impl From<Output> for Ended {
-    fn from(output: Output) -> Self {
-        Self {
-            status: output.status.code().expect("ended by itself"),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
-    }
-}
-
-impl Ended {
-    #[track_caller]
-    fn done(self) -> Self {
-        assert_eq!(self.status, 0, "{}\n{}", self.stdout, self.stderr);
-        self
-    }
-
-    /// Refused: exit status 2, these words on stderr, nothing on stdout, and no panic.
-    #[track_caller]
-    fn refused(self, words: &[&str]) -> Self {
-        assert_eq!(self.status, 2, "{}\n{}", self.stdout, self.stderr);
-        for word in words {
-            assert!(
-                self.stderr.contains(word),
-                "no `{word}` in:\n{}",
-                self.stderr
-            );
-        }
-        assert_eq!(self.stdout, "");
-        assert!(!self.stderr.contains("internal error"), "{}", self.stderr);
-        self
-    }
-}
 
 #[test]
 fn help_is_complete_and_fast() {
@@ -651,7 +544,9 @@ fn an_audit_says_what_stands_and_is_a_gate() {
     place
         .run(&["audit", "runs/small", "--data", "mnsit"])
         .refused(&["mnsit"]);
-    place.run(&["audit", "nowhere"]).refused(&["no checkpoint"]);
+    place
+        .run(&["audit", "nowhere"])
+        .refused(&["nowhere: there is no such file or folder"]);
 }
 
 /// Waits until the child has written a checkpoint.

@@ -17,7 +17,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, DeviceKind, Int, Tensor};
 use gauntlet_attacks::{
-    Apgd, ApgdLoss, Attack, AttackLoss, Fab, Keep, MinimumNorm, Noise, Pgd, input_gradient,
+    Apgd, ApgdLoss, Attack, AttackLoss, Fab, Init, Keep, MinimumNorm, Noise, Pgd, input_gradient,
 };
 use gauntlet_data::load;
 use gauntlet_kernels::augment::crop_flip;
@@ -211,6 +211,7 @@ fn gradients_and_attacks_agree(config: &ModelConfig, flex: &Device, vulkan: &Dev
             let pgd = Pgd {
                 step_size: threat.eps.value() / 4.0,
                 restarts: 2,
+                init: Init::Uniform,
                 keep,
                 ..Pgd::new(threat, 3)
             };

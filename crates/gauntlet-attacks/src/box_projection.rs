@@ -1,6 +1,6 @@
 //! The shortest way from a point of a box to a hyperplane, inside the box.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use gauntlet_kernels::host::{each_row, is_host, part, sum_of, upload, values};
 use gauntlet_kernels::perturb::{l2_norms, linf_norms, per_sample};
 
@@ -40,17 +40,17 @@ impl Hyperplane {
 
     /// [`Hyperplane::new`] row by row.
     fn by_rows(gap: Tensor<1>, normal: Tensor<2>) -> Self {
-        let (gap_like, normal_like, dims) = (gap.clone(), normal.clone(), normal.dims());
+        let (dims, device) = (normal.dims(), normal.device());
         let (mut gap, mut normal) = (values(gap), values(normal));
         let most = TINY.recip();
-        for (gap, normal) in gap.iter_mut().zip(normal.chunks_exact_mut(dims[1])) {
+        for (gap, normal) in gap.iter_mut().zip(normal.chunks_exact_mut(dims[1].max(1))) {
             let scale = normal.iter().fold(TINY, |most, n| n.abs().max(most));
             *gap = (*gap / scale).clamp(-most, most);
             normal.iter_mut().for_each(|n| *n /= scale);
         }
         Self {
-            gap: upload(gap, &gap_like),
-            normal: upload(normal, &normal_like),
+            gap: Tensor::from_data(TensorData::new(gap, [dims[0]]), &device),
+            normal: Tensor::from_data(TensorData::new(normal, dims), &device),
         }
     }
 
@@ -99,13 +99,136 @@ pub(crate) fn move_to(
     bounds: (f32, f32),
 ) -> Tensor<2> {
     if is_host(&x.device()) {
-        return move_rows(hyperplane, x, norm, bounds);
+        move_on_host(hyperplane, x, norm, bounds)
+    } else {
+        move_on_device(hyperplane, x, norm, bounds)
     }
-    move_tensors(hyperplane, x, norm, bounds)
 }
 
-/// [`move_to`] in tensor operations.
-fn move_tensors(hyperplane: Hyperplane, x: Tensor<2>, norm: Norm, bounds: (f32, f32)) -> Tensor<2> {
+/// [`move_to`] row by row on the host: a row is done when its own root is found, after three or four passes over values that are in
+/// the cache, where whole tensors go through all passes of the hardest row.
+fn move_on_host(hyperplane: Hyperplane, x: Tensor<2>, norm: Norm, bounds: (f32, f32)) -> Tensor<2> {
+    let (like, dims) = (x.clone(), x.dims());
+    let (mut moves, normals) = (values(x), values(hyperplane.normal));
+    let gaps = values(hyperplane.gap);
+    // The place of a point takes its move.
+    each_row(&mut moves, dims, |row, x| {
+        let mut way = Row::default();
+        let moved = way.moved(x, part(&normals, row, x.len()), gaps[row], norm, bounds);
+        x.copy_from_slice(moved);
+    });
+    upload(moves, &like)
+}
+
+/// One row of a problem, and its solution.
+#[derive(Default)]
+pub(crate) struct Row {
+    /// `|normal|`
+    size: Vec<f32>,
+    /// How far each value can move.
+    room: Vec<f32>,
+    /// How much of the gap there is to close.
+    need: f32,
+    /// How far each value moves.
+    lengths: Vec<f32>,
+    /// Times at which values meet their faces.
+    stop: Vec<f32>,
+}
+
+impl Row {
+    /// The move from `x` to where `gap + <normal, move>` is zero, or as near to it as the box reaches.
+    pub(crate) fn moved(
+        &mut self,
+        x: &[f32],
+        normal: &[f32],
+        gap: f32,
+        norm: Norm,
+        bounds: (f32, f32),
+    ) -> &[f32] {
+        self.set(x, normal, gap, bounds);
+        match norm {
+            Norm::Linf => self.all_at_once(|_| 1.0),
+            Norm::L2 => self.all_at_once(|size| size),
+            Norm::L1 => self.largest_first(),
+            Norm::L0 => unimplemented!("hyperplanes in {norm}"),
+        }
+        for (length, toward) in self.lengths.iter_mut().zip(normal) {
+            *length = if *toward * gap < 0.0 {
+                *length
+            } else {
+                -*length
+            };
+        }
+        &self.lengths
+    }
+
+    fn set(&mut self, x: &[f32], normal: &[f32], gap: f32, (low, high): (f32, f32)) {
+        self.need = gap.abs();
+        self.size.clear();
+        self.size.extend(normal.iter().map(|w| w.abs()));
+        self.room.clear();
+        self.room
+            .extend(x.iter().zip(normal).map(|(x, w)| match *w * gap {
+                slope if slope < 0.0 => high - x,
+                slope if slope > 0.0 => x - low,
+                _ => 0.0,
+            }));
+        self.lengths.clear();
+        self.lengths.resize(x.len(), 0.0);
+    }
+
+    /// As the function of this name for tensors, until Newton's method stands still.
+    fn all_at_once(&mut self, speed: impl Fn(f32) -> f32) {
+        self.stop.clear();
+        let stops = self.room.iter().zip(&self.size);
+        self.stop
+            .extend(stops.map(|(room, size)| room / speed(*size).max(TINY)));
+        let mut time = 0.0f32;
+        for _ in 0..STEPS {
+            let (stop, size, room) = (&self.stop[..], &self.size[..], &self.room[..]);
+            let count = stop.len().min(size.len()).min(room.len());
+            let slope = sum_of(count, |i| {
+                let weight = size[i] * speed(size[i]);
+                if stop[i] > time { weight } else { 0.0 }
+            });
+            let closed = sum_of(count, |i| {
+                let at_stop = size[i] * room[i];
+                if stop[i] > time { 0.0 } else { at_stop }
+            });
+            let root = (self.need - closed) / slope.max(TINY);
+            if root <= time {
+                break;
+            }
+            time = root.min(TINY.recip());
+        }
+        let values = self.size.iter().zip(&self.room);
+        for (length, (size, room)) in self.lengths.iter_mut().zip(values) {
+            *length = (speed(*size) * time).min(*room);
+        }
+    }
+
+    /// As the function of this name for tensors, by sorting.
+    fn largest_first(&mut self) {
+        let mut order: Vec<usize> = (0..self.size.len()).collect();
+        order.sort_unstable_by(|&a, &b| self.size[b].total_cmp(&self.size[a]));
+        let mut left = self.need;
+        for i in order {
+            if left <= 0.0 || self.size[i] <= TINY {
+                break;
+            }
+            self.lengths[i] = self.room[i].min(left / self.size[i]);
+            left -= self.lengths[i] * self.size[i];
+        }
+    }
+}
+
+/// [`move_to`] in tensor operations, for devices that a round trip to the host would hold up.
+fn move_on_device(
+    hyperplane: Hyperplane,
+    x: Tensor<2>,
+    norm: Norm,
+    bounds: (f32, f32),
+) -> Tensor<2> {
     let dims = x.dims();
     let toward = hyperplane.normal * per_sample(hyperplane.gap.clone().sign().neg(), dims);
     let need = per_sample(hyperplane.gap.abs(), dims);
@@ -172,131 +295,9 @@ fn largest_first(size: Tensor<2>, room: Tensor<2>, need: Tensor<2>) -> Tensor<2>
     last.mask_where(first, room)
 }
 
-/// [`move_to`] row by row.
-fn move_rows(hyperplane: Hyperplane, x: Tensor<2>, norm: Norm, bounds: (f32, f32)) -> Tensor<2> {
-    let (gaps, normals) = (values(hyperplane.gap), values(hyperplane.normal));
-    let (like, dims) = (x.clone(), x.dims());
-    let mut x = values(x);
-    each_row(&mut x, dims, |row, x| {
-        let normal = part(&normals, row, x.len());
-        let moved = Way::new(gaps[row], normal, x, bounds).moved(norm);
-        x.copy_from_slice(&moved);
-    });
-    upload(x, &like)
-}
-
-/// From a point of the box to a hyperplane, for one row.
-pub(crate) struct Way<'a> {
-    gap: f32,
-    normal: &'a [f32],
-    /// How far each value can go in its direction.
-    room: Vec<f32>,
-}
-
-impl<'a> Way<'a> {
-    /// From `x`, where the function is `gap`.
-    pub(crate) fn new(gap: f32, normal: &'a [f32], x: &[f32], bounds: (f32, f32)) -> Self {
-        let room = normal.iter().zip(x).map(|(n, x)| match n * -gap.signum() {
-            toward if toward > 0.0 => bounds.1 - x,
-            toward if toward < 0.0 => x - bounds.0,
-            _ => 0.0,
-        });
-        Self {
-            gap,
-            normal,
-            room: room.collect(),
-        }
-    }
-
-    /// The move, a value each.
-    pub(crate) fn moved(&self, norm: Norm) -> Vec<f32> {
-        if self.gap == 0.0 {
-            return vec![0.0; self.normal.len()];
-        }
-        let lengths = match norm {
-            Norm::Linf => self.all_at_once(|_| 1.0),
-            Norm::L2 => self.all_at_once(f32::abs),
-            Norm::L1 => self.largest_first(),
-            Norm::L0 => unimplemented!("hyperplanes in {norm}"),
-        };
-        let toward = -self.gap.signum();
-        let pairs = lengths.iter().zip(self.normal);
-        pairs
-            .map(|(length, n)| {
-                if *n == 0.0 {
-                    0.0
-                } else {
-                    length.copysign(n * toward)
-                }
-            })
-            .collect()
-    }
-
-    /// [`all_at_once`] with the speed of a value by its normal. Once the time stays, it stays for good.
-    fn all_at_once(&self, speed: impl Fn(f32) -> f32) -> Vec<f32> {
-        let (count, room, need) = (self.normal.len(), &self.room, self.gap.abs());
-        let pairs = || self.normal.iter().zip(room);
-        let stop: Vec<f32> = pairs()
-            .map(|(n, room)| room / speed(*n).max(TINY))
-            .collect();
-        let size = |i: usize| self.normal[i].abs();
-        let mut time = 0.0f32;
-        for _ in 0..STEPS {
-            let going = |i: usize| stop[i] > time;
-            let slope = sum_of(count, |i| {
-                if going(i) {
-                    size(i) * speed(size(i))
-                } else {
-                    0.0
-                }
-            });
-            let closed = sum_of(count, |i| if going(i) { 0.0 } else { size(i) * room[i] });
-            let root = (need - closed) / slope.max(TINY);
-            let next = time.max(root).min(TINY.recip());
-            if next == time {
-                break;
-            }
-            time = next;
-        }
-        pairs()
-            .map(|(n, room)| (speed(*n) * time).min(*room))
-            .collect()
-    }
-
-    /// [`largest_first`], with the last `|normal|` found to the bit: those of positive numbers are in their order.
-    fn largest_first(&self) -> Vec<f32> {
-        let (room, need) = (&self.room, self.gap.abs());
-        let bits = |i: usize| self.normal[i].abs().to_bits();
-        let closed = |least: u32| {
-            sum_of(room.len(), |i| {
-                let part = f32::from_bits(bits(i)) * room[i];
-                if bits(i) >= least { part } else { 0.0 }
-            })
-        };
-        // What is at least `low` closes the gap, if anything does; what is at least `high` does not.
-        let (mut low, mut high) = (0, f32::INFINITY.to_bits());
-        while high - low > 1 {
-            let middle = low + (high - low) / 2;
-            if closed(middle) >= need {
-                low = middle;
-            } else {
-                high = middle;
-            }
-        }
-        let left = need - closed(high);
-        let share = (left / (closed(low) - closed(high)).max(TINY)).clamp(0.0, 1.0);
-        let length = |i: usize| match bits(i) {
-            size if size >= high => room[i],
-            size if size == low => room[i] * share,
-            _ => 0.0,
-        };
-        (0..room.len()).map(length).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, TensorData};
+    use burn::tensor::Device;
     use gauntlet_kernels::{NoiseKey, Stream};
 
     use super::*;
@@ -337,19 +338,22 @@ mod tests {
         (x, normal, gap)
     }
 
+    type Way = fn(Hyperplane, Tensor<2>, Norm, (f32, f32)) -> Tensor<2>;
+
+    const WAYS: [Way; 2] = [move_on_host, move_on_device];
+
     fn moves(x: &[f32], normal: &[f32], gap: &[f32], norm: Norm) -> Vec<f32> {
+        moves_by(move_to, x, normal, gap, norm)
+    }
+
+    fn moves_by(way: Way, x: &[f32], normal: &[f32], gap: &[f32], norm: Norm) -> Vec<f32> {
         let rows = gap.len();
         let n = x.len() / rows;
         let plane = Hyperplane::new(
             tensor(gap.to_vec(), [rows]),
             tensor(normal.to_vec(), [rows, n]),
         );
-        values(move_to(
-            plane,
-            tensor(x.to_vec(), [rows, n]),
-            norm,
-            (0.0, 1.0),
-        ))
+        values(way(plane, tensor(x.to_vec(), [rows, n]), norm, (0.0, 1.0)))
     }
 
     fn size(delta: &[f64], norm: Norm) -> f64 {
@@ -411,8 +415,9 @@ mod tests {
     fn projections_are_in_the_box_on_the_hyperplane_and_shortest() {
         let (x, normal, gap) = problems();
         let mut rng = NoiseKey::new(2, Stream::EvalAttack);
-        for norm in [Norm::Linf, Norm::L2, Norm::L1] {
-            let found = moves(&x, &normal, &gap, norm);
+        let norms = [Norm::Linf, Norm::L2, Norm::L1];
+        for (norm, way) in norms.iter().flat_map(|&norm| WAYS.map(|way| (norm, way))) {
+            let found = moves_by(way, &x, &normal, &gap, norm);
             let mut reached = 0;
             for row in 0..ROWS {
                 let part = |all: &[f32]| -> Vec<f64> {
@@ -463,21 +468,6 @@ mod tests {
                 }
             }
             assert!((ROWS / 3..ROWS).contains(&reached), "{reached} reachable");
-        }
-    }
-
-    /// Row by row and in tensor operations: both move by the shortest way, up to how finely L1 is bisected.
-    #[test]
-    fn rows_and_tensors_agree() {
-        let (x, normal, gap) = problems();
-        let gap = tensor(gap, [ROWS]);
-        let (x, normal) = (tensor(x, [ROWS, N]), tensor(normal, [ROWS, N]));
-        for norm in [Norm::Linf, Norm::L2, Norm::L1] {
-            let plane = || Hyperplane::new(gap.clone(), normal.clone());
-            let rows = move_rows(plane(), x.clone(), norm, (0.0, 1.0));
-            let tensors = move_tensors(plane(), x.clone(), norm, (0.0, 1.0));
-            let off = values((rows - tensors).abs().max())[0];
-            assert!(off < 1e-4, "{norm}: {off}");
         }
     }
 

@@ -7,8 +7,10 @@ use crate::minimal::{Nearest, row_index};
 use crate::penalty::{Rows, Stall, handicapped, shortfall};
 use crate::{Goal, MinimumNorm, Noise, Norm};
 
-/// The clean input is drawn this much towards the middle of the box, whose faces are infinitely far in `w`. As the authors' code.
-const INSIDE: f32 = 0.999_999;
+/// The clean input is drawn this much towards the middle of the box, whose faces are infinitely far in `w`. The authors' code
+/// has 0.999999 and 10,000 steps; a tenth of 1000 steps of 0.01 does not move a value at a face from there, and a round then
+/// ends early as if nothing were left to gain.
+const INSIDE: f32 = 0.999_9;
 
 /// Adam's decay rates and the term of its denominator.
 const ADAM: (f32, f32, f32) = (0.9, 0.999, 1e-8);
@@ -41,8 +43,10 @@ pub struct CarliniWagner {
 }
 
 impl CarliniWagner {
-    /// 9 rounds of 1000 steps of size 0.01, `c` from 0.001, `confidence` 0, ending early; for inputs in [0, 1]. The authors' code
-    /// has the same values but 10,000 steps.
+    /// 9 rounds of 1000 steps of size 0.01, `c` from 0.001, `confidence` 0, ending early; for inputs in [0, 1]. The authors'
+    /// code has the same values but 10,000 steps, which are worth their time where many values are at the faces of the box: on
+    /// a robust network of MNIST 1000 steps found examples 1.45 times as far as [`Fmn`](crate::Fmn) did, on one of CIFAR-10
+    /// 1.01 times (medians of 20 images). Steps of 0.03 helped the first (1.28) and harmed the second (1.19).
     pub fn new(goal: Goal) -> Self {
         Self {
             goal,
@@ -79,19 +83,7 @@ impl CarliniWagner {
             let pull = (x - rows.nearest.clean()).mul_scalar(2.0);
             let push = gradient * per_sample(c.clone(), pull.dims());
             let slope = squashed.square().neg().add_scalar(1.0).mul_scalar(half);
-            adam.step(
-                (pull + push) * slope,
-                crate::minimal::cosine(
-                    self.step_size,
-                    if std::env::var("CW").is_ok() {
-                        0.01 * self.step_size
-                    } else {
-                        self.step_size
-                    },
-                    step,
-                    self.steps,
-                ),
-            );
+            adam.step((pull + push) * slope, self.step_size);
             if let Some(going) = stall.look(step, distance.square() + c * lack) {
                 let rest = row_index(&going, &adam.w.device());
                 adam = adam.select(rest);
@@ -170,5 +162,66 @@ impl<const D: usize> Adam<D> {
             square: self.square.clone().select(0, rows),
             made: self.made,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+    use gauntlet_kernels::{NoiseKey, Stream};
+
+    use super::*;
+    use crate::testing::{Linear, values};
+
+    /// With confidence the boundary of a linear model is that much farther: `(gap + confidence) / |difference of rows|`.
+    #[test]
+    fn confidence_is_a_margin_that_examples_have() {
+        let device = Device::flex();
+        let model = Linear::new([[0.0, 0.0], [3.0, 4.0]], [0.0, -4.0], &device);
+        let x = Tensor::<2>::from_floats([[0.6, 0.6], [0.4, 0.45]], &device);
+        let noise = Noise {
+            key: NoiseKey::new(0, Stream::EvalAttack),
+            samples: vec![0, 1],
+        };
+        for (goal, y) in [(Goal::Untargeted, [1, 0]), (Goal::Targeted, [0, 1])] {
+            // The first leaves class 1, the second class 0.
+            let attack = CarliniWagner {
+                confidence: 0.5,
+                steps: 500,
+                ..CarliniWagner::new(goal)
+            };
+            let y = Tensor::<1, Int>::from_ints(y, &device);
+            let margins: Vec<f32> = values(model.logits(x.clone()))
+                .chunks(2)
+                .map(|logits| (logits[1] - logits[0]).abs())
+                .collect();
+            let found = attack.minimal(&model, x.clone(), y, &noise);
+            let sizes = values(Norm::L2.lengths(found.clone() - x.clone()));
+            for (row, logits) in values(model.logits(found)).chunks(2).enumerate() {
+                let sign = if row == 0 { -1.0 } else { 1.0 };
+                let margin = sign * (logits[1] - logits[0]);
+                assert!(margin > 0.5, "{goal:?} {row}: {margin}");
+                let least = (margins[row] + 0.5) / 5.0;
+                assert!(
+                    (sizes[row] / least - 1.0).abs() < 0.02,
+                    "{goal:?} {row}: {sizes:?}"
+                );
+            }
+        }
+    }
+
+    /// Adam's first step has its size whatever the gradient's; the second by the formulas, worked out by hand.
+    #[test]
+    fn adam_follows_its_formulas() {
+        let device = Device::flex();
+        let mut adam = Adam::new(Tensor::<2>::from_floats([[1.0, 1.0]], &device));
+        adam.step(Tensor::from_floats([[4.0, -0.01]], &device), 0.1);
+        let w = values(adam.w.clone());
+        assert!((w[0] - 0.9).abs() < 1e-5 && (w[1] - 1.1).abs() < 1e-5);
+        adam.step(Tensor::from_floats([[2.0, 0.0]], &device), 0.1);
+        let mean = (0.9 * 0.1 * 4.0 + 0.1 * 2.0) / (1.0 - 0.81);
+        let square = (0.999 * 0.001 * 16.0 + 0.001 * 4.0) / (1.0 - 0.998_001f64);
+        let expected = 0.9 - 0.1 * mean / square.sqrt();
+        assert!((f64::from(values(adam.w)[0]) - expected).abs() < 1e-4);
     }
 }

@@ -110,3 +110,38 @@ fn log_odds(goal: Goal, logits: Tensor<2>, y: Tensor<1, Int>) -> Tensor<1> {
         Goal::Targeted => odds.neg(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::AttackLoss;
+    use crate::testing::values;
+
+    fn gradient(of: impl FnOnce(Tensor<2>) -> Tensor<1>, logits: [f32; 3]) -> Vec<f32> {
+        let z = Tensor::<2>::from_floats([logits], &Device::flex());
+        let z = z.autodiff().require_grad();
+        let mut gradients = of(z.clone()).sum_dim(0).backward();
+        values(unit_l2(z.grad_remove(&mut gradients).unwrap()))
+    }
+
+    #[test]
+    fn the_direction_is_that_of_cross_entropy() {
+        let y = Tensor::<1, Int>::from_ints([1], &Device::flex());
+        for goal in [Goal::Untargeted, Goal::Targeted] {
+            let odds = |z| log_odds(goal, z, y.clone());
+            let ce = |z| goal.loss(AttackLoss::CrossEntropy, z, y.clone());
+            let logits = [0.3, 1.4, -0.2];
+            for (a, b) in gradient(odds, logits).iter().zip(gradient(ce, logits)) {
+                assert!((a - b).abs() < 1e-5, "{goal:?}: {a} for {b}");
+            }
+            // Where cross-entropy has none in f32, it is still there: (1, -1) between the two classes that matter.
+            let far = gradient(odds, [0.0, 200.0, -300.0]);
+            let toward = if goal == Goal::Untargeted { 1.0 } else { -1.0 };
+            let half = toward * 0.5f32.sqrt();
+            assert!((far[0] - half).abs() < 1e-5 && (far[1] + half).abs() < 1e-5);
+            assert!(goal == Goal::Targeted || gradient(ce, [0.0, 200.0, -300.0]) == [0.0; 3]);
+        }
+    }
+}

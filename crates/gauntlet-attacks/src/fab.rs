@@ -4,7 +4,7 @@ use gauntlet_kernels::perturb::{choose, l1_norms, linf_norms, per_sample, unit_l
 use gauntlet_models::Classifier;
 
 use crate::apgd::{in_place, index};
-use crate::box_projection::{Hyperplane, Way, move_to};
+use crate::box_projection::{Hyperplane, Row, move_to};
 use crate::gradient::{input_gradient_of, without_true};
 use crate::minimal::Nearest;
 use crate::{Attack, AttackLoss, Goal, MinimumNorm, Noise, Norm, ThreatModel};
@@ -401,10 +401,11 @@ impl<'a, const D: usize> Search<'a, D> {
             let (gap, normal) = (gaps[row], part(&normals, row, x.len()));
             let clean = part(&all_clean, row, x.len());
             let from_clean = gap + sum_of(x.len(), |i| normal[i] * (clean[i] - x[i]));
-            let shift = Way::new(gap, normal, x, bounds).moved(norm);
-            let clean_shift = Way::new(from_clean, normal, clean, bounds).moved(norm);
+            let (mut way, mut clean_way) = (Row::default(), Row::default());
+            let shift = way.moved(x, normal, gap, norm, bounds);
+            let clean_shift = clean_way.moved(clean, normal, from_clean, norm, bounds);
             let size = |shift: &[f32]| norm.length(shift).max(SHORTEST);
-            let (size, clean_size) = (size(&shift), size(&clean_shift));
+            let (size, clean_size) = (size(shift), size(clean_shift));
             let alpha = (size / (size + clean_size)).min(*alpha_max);
             for (i, x) in x.iter_mut().enumerate() {
                 let (there, clean) = (*x + eta * shift[i], clean[i] + eta * clean_shift[i]);

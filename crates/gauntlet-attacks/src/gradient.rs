@@ -94,6 +94,32 @@ mod tests {
         );
     }
 
+    /// Models that ignore their input, or compute where autodiff does not follow.
+    #[test]
+    fn what_has_no_gradient_has_a_gradient_of_zero() {
+        struct Blind(fn(Tensor<2>) -> Tensor<2>);
+        impl Classifier<2> for Blind {
+            fn logits(&self, x: Tensor<2>) -> Tensor<2> {
+                (self.0)(x)
+            }
+            fn features(&self, x: Tensor<2>) -> Tensor<2> {
+                x
+            }
+        }
+        let x = Tensor::<2>::from_floats([[0.2, 0.4, 0.1], [0.9, 0.1, 0.3]], &Device::flex());
+        let y = Tensor::<1, Int>::from_ints([0, 1], &Device::flex());
+        for model in [|x: Tensor<2>| x.ones_like(), Tensor::inner, Tensor::detach] {
+            for loss in [AttackLoss::CrossEntropy, AttackLoss::Margin] {
+                let (gradient, losses, logits) =
+                    input_gradient(&Blind(model), x.clone(), y.clone(), loss);
+                assert_eq!(values(gradient), [0.0; 6]);
+                let expected = loss.per_sample(model(x.clone()), y.clone());
+                assert_eq!(values(losses), values(expected));
+                assert_eq!(values(logits), values(model(x.clone())));
+            }
+        }
+    }
+
     #[test]
     fn the_gradient_of_a_linear_margin_is_the_difference_of_its_rows() {
         let device = Device::flex();

@@ -1,4 +1,4 @@
-//! Threat models and adversarial attacks on any [`Classifier`](gauntlet_models::Classifier).
+#![doc = include_str!("../README.md")]
 
 mod apgd;
 mod apgd_pace;

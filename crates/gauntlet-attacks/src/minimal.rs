@@ -93,8 +93,8 @@ impl<const D: usize> Nearest<D> {
         }
     }
 
-    /// Keeps `x` (in bounds) where it is adversarial and nearer than what was found before. Returns where it is adversarial, as 1
-    /// and 0, and how far `x` is from the clean input.
+    /// Keeps `x` (in bounds) where it is adversarial and nearer than what was found before. Returns where it is adversarial, as
+    /// 1 and 0, and how far `x` is from the clean input.
     pub(crate) fn keep(&mut self, x: Tensor<D>, logits: Tensor<2>) -> (Tensor<1>, Tensor<1>) {
         let distance = self.norm.lengths(x.clone() - self.clean.clone());
         let reached = self.keep_at(distance.clone(), x, logits);

@@ -32,7 +32,8 @@ impl Penalty {
         }
     }
 
-    /// Halves the interval: below `c` where it gave an example (`won` is 1), else above. Without an upper end `c` grows tenfold.
+    /// Halves the interval: below `c` where it gave an example (`won` is 1), else above. Without an upper end `c` grows
+    /// tenfold.
     pub(crate) fn update(&mut self, won: &Tensor<1>) {
         let c = self.c.clone();
         self.high = choose(
@@ -192,4 +193,49 @@ pub(crate) fn handicapped(
         shift,
         burn::tensor::IndexingUpdateOp::Add,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Tensor};
+
+    use super::*;
+    use crate::testing::values;
+
+    #[test]
+    fn the_search_grows_tenfold_and_then_halves() {
+        let device = Device::flex();
+        let like = Tensor::<1>::zeros([2], &device);
+        let mut penalty = Penalty::new(0.001, &like);
+        let mut seen = Vec::new();
+        // The first needs 0.03, the second wins always.
+        for _ in 0..6 {
+            let c = values(penalty.c.clone());
+            seen.push(c[0]);
+            let won = [f32::from(c[0] >= 0.03), 1.0];
+            penalty.update(&Tensor::from_floats(won, &device));
+        }
+        let expected = [0.001, 0.01, 0.1, 0.055, 0.0325, 0.02125];
+        for (seen, expected) in seen.into_iter().zip(expected) {
+            assert!(
+                (seen / expected - 1.0).abs() < 1e-5,
+                "{seen} for {expected}"
+            );
+        }
+        let second = values(penalty.c)[1];
+        assert!((second / (0.001 / 64.0) - 1.0).abs() < 1e-5, "{second}");
+    }
+
+    #[test]
+    fn a_handicap_moves_the_line_that_margins_must_cross() {
+        let device = Device::flex();
+        let logits = Tensor::<2>::from_floats([[1.0, 2.0, 0.0], [1.0, 1.4, 0.0]], &device);
+        for (goal, y) in [(Goal::Untargeted, [0, 0]), (Goal::Targeted, [1, 1])] {
+            let y = Tensor::<1, Int>::from_ints(y, &device);
+            let lack = values(shortfall(goal, logits.clone(), y.clone(), 0.5));
+            assert!(lack[0] == 0.0 && (lack[1] - 0.1).abs() < 1e-6);
+            let shifted = handicapped(goal, logits.clone(), y.clone(), 0.5);
+            assert_eq!(values(goal.reached(shifted, y)), [1.0, 0.0]);
+        }
+    }
 }

@@ -66,10 +66,17 @@ impl fmt::Display for Norm {
 /// assert_eq!(eps.to_string(), "8/255");
 /// # Ok::<(), gauntlet_attacks::ParseThreatError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Eps {
     value: f32,
     text: String,
+}
+
+/// However they are written: `0.1` is `1/10`.
+impl PartialEq for Eps {
+    fn eq(&self, other: &Self) -> bool {
+        self.value == other.value
+    }
 }
 
 impl Eps {
@@ -267,7 +274,13 @@ impl FromStr for ThreatModel {
             .into_iter()
             .find(|known| known.to_string() == norm);
         let norm = norm.ok_or_else(wrong)?;
-        Ok(Self::new(norm, eps.parse()?))
+        let eps: Eps = eps.parse()?;
+        if norm == Norm::L0 && eps.value().fract() != 0.0 {
+            return Err(ParseThreatError(format!(
+                "`{text}` is no threat model: {norm} counts pixels, as in `l0:10`"
+            )));
+        }
+        Ok(Self::new(norm, eps))
     }
 }
 
@@ -304,9 +317,14 @@ mod tests {
             let text = format!("{norm}:12");
             assert_eq!(text.parse::<ThreatModel>().unwrap().norm, norm);
         }
-        for text in ["linf", "l3:0.1", "linf:", "linf:-1", "8/255"] {
+        for text in [
+            "linf", "l3:0.1", "linf:", "linf:-1", "8/255", "l0:2.5", "l0:8/255",
+        ] {
             assert!(text.parse::<ThreatModel>().is_err(), "{text}");
         }
+        let parse = |text: &str| text.parse::<ThreatModel>().unwrap();
+        assert_eq!(parse("linf:0.1"), parse("linf:1/10"));
+        assert_ne!(parse("linf:0.1"), parse("linf:0.11"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::html::{
     accuracy, add, between, columns, document, duration, escape, fold, image, may, norm_name,
     plural, protocol, section, table, warnings, width,
 };
+use crate::replay::REPLAYED;
 use crate::report::percent;
 use crate::{Audit, Class, Threat, classes, plot};
 
@@ -369,10 +370,16 @@ fn samples(weakest: &[(String, Vec<Weak>)]) -> String {
 fn weak(sample: &Weak) -> String {
     let (clean, adversarial) = sample.images.clone();
     let picture = picture::grid(clean, adversarial, &[]);
-    let distance = sample
-        .distance
-        .map(|distance| format!(" at distance {distance:.4}"))
-        .unwrap_or_default();
+    let distance = match sample.distance {
+        // Pixels are counted.
+        Some(count) if count >= 1.0 && count.fract() == 0.0 => format!(" at distance {count}"),
+        Some(distance) => format!(" at distance {distance:.4}"),
+        None => String::new(),
+    };
+    let by = match sample.attack.strip_prefix(REPLAYED) {
+        Some(budgets) => format!("as within{budgets}"),
+        None => format!("by {}", sample.attack),
+    };
     let (index, label) = (sample.index, &sample.label);
     let wrong = if sample.clean == *label {
         String::new()
@@ -380,8 +387,8 @@ fn weak(sample: &Weak) -> String {
         format!(" (without attack for {})", sample.clean)
     };
     let fell = format!(
-        "{label}, taken for {} by {}{distance}{wrong}",
-        sample.adversarial, sample.attack
+        "{label}, taken for {} {by}{distance}{wrong}",
+        sample.adversarial
     );
     let alt = format!("Sample {index} before the attack, the change, and after it: {fell}");
     format!(
@@ -467,15 +474,25 @@ fn again(audit: &Audit) -> String {
         command += &format!(" --data {}", shell(&audit.data.name));
     }
     command += &format!(" --samples {}", audit.data.samples);
-    if let Some(plan) = &audit.plan {
-        command += &format!(" --plan {}", shell(plan));
-    }
-    for threat in &audit.threats {
-        command += &format!(" --threat {}", shell(&threat.threat));
-    }
+    let named = ["standard", "quick"];
+    let beside = match audit.plan.as_deref() {
+        Some(plan) if !named.contains(&plan) => {
+            command += " --plan plan.toml";
+            " The plan lies in the folder of the audit."
+        }
+        plan => {
+            if let Some(plan) = plan {
+                command += &format!(" --plan {plan}");
+            }
+            for threat in &audit.threats {
+                command += &format!(" --threat {}", shell(&threat.threat));
+            }
+            ""
+        }
+    };
     command += &format!(" --seed {}", audit.seed);
     format!(
-        "<pre>{}</pre>\n<p class=\"sub\">With gauntlet {} the result is the same, up to rounding that differs between devices.</p>",
+        "<pre>{}</pre>\n<p class=\"sub\">With gauntlet {} the result is the same, up to rounding that differs between devices.{beside}</p>",
         escape(&command),
         escape(&audit.version)
     )

@@ -2,12 +2,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use gauntlet_attacks::evaluate::predictions;
-use gauntlet_attacks::{Budget, Norm};
+use gauntlet_attacks::{Budget, Norm, ThreatModel};
 use gauntlet_data::corruptions::{Corruption, Severity};
 use gauntlet_kernels::{NoiseKey, Stream};
 use serde_json::{Value, json};
 
 use crate::kept::Kept;
+use crate::kept_corruptions::KeptCorruptions;
 use crate::replay::Replay;
 use crate::{
     AuditError, CorruptionResult, Finding, Member, Signs, Standing, Subject, Suite, Threat,
@@ -79,8 +80,8 @@ impl Auditor<'_> {
     /// Runs the suites, from where an earlier run of the same audit was stopped. `watch` is told of each step, and `false`
     /// from it stops with `Ok(None)`.
     ///
-    /// Suites of the same kind run from the smallest budget to the largest, each from the examples of those before it; results
-    /// come in the order of [`Auditor::suites`].
+    /// Suites run from the smallest budget to the largest, and each begins with the examples of those whose budget lies within its
+    /// own: a larger ball, or a union, is never withstood by more samples. Results come in the order of [`Auditor::suites`].
     ///
     /// # Errors
     /// An example outside its budget; a file that cannot be written.
@@ -89,8 +90,13 @@ impl Auditor<'_> {
         watch: &mut dyn FnMut(Stage) -> bool,
     ) -> Result<Option<Vec<Found>>, AuditError> {
         let mut order: Vec<usize> = (0..self.suites.len()).collect();
-        let size = |place: usize| self.suites[place].budget.limit().unwrap_or_default();
-        order.sort_by(|&a, &b| size(a).total_cmp(&size(b)));
+        // What has no size comes last: a union holds balls.
+        let size = |place: usize| self.suites[place].budget.limit().unwrap_or(f32::INFINITY);
+        let count = |place: usize| balls(&self.suites[place].budget).map_or(0, <[_]>::len);
+        order.sort_by(|&a, &b| {
+            let by_size = size(a).total_cmp(&size(b));
+            by_size.then(count(a).cmp(&count(b)))
+        });
         let mut found: Vec<Option<Found>> = self.suites.iter().map(|_| None).collect();
         for place in order {
             let known = self.known(place, &found);
@@ -98,11 +104,12 @@ impl Auditor<'_> {
                 self.suites[place].members.insert(
                     0,
                     Member {
+                        detail: Value::String(replay.hash()),
                         attack: Box::new(replay),
                         steps: 0,
                         restarts: 1,
-                        white_box: true,
-                        detail: Value::Null,
+                        // It says nothing of the model's gradients.
+                        white_box: false,
                     },
                 );
             }
@@ -114,7 +121,8 @@ impl Auditor<'_> {
         Ok(Some(found.into_iter().flatten().collect()))
     }
 
-    /// Accuracy under each of the corruptions, in their order; `watch` as in [`Auditor::run`].
+    /// Accuracy under each of the corruptions, in their order, those that an earlier run has tried from what it kept; `watch` as in
+    /// [`Auditor::run`].
     ///
     /// # Errors
     /// A file that cannot be written.
@@ -126,10 +134,20 @@ impl Auditor<'_> {
         let positions: Vec<usize> = (0..data.len()).collect();
         let key = NoiseKey::new(subject.seed, Stream::Corruption);
         let total = self.corruptions.len();
+        let mut kept = KeptCorruptions::open(self.folder, self.setting())?;
+        let result = |family: Corruption, severity: Severity, right: usize| CorruptionResult {
+            family: family.name().to_owned(),
+            severity: severity.number(),
+            accuracy: right as f64 / data.len().max(1) as f64,
+        };
         let mut results = Vec::with_capacity(total);
         for (done, &(family, severity)) in self.corruptions.iter().enumerate() {
             if !watch(Stage::Corruptions { done, total }) {
                 return Ok(None);
+            }
+            if let Some(right) = kept.get(family, severity) {
+                results.push(result(family, severity, right));
+                continue;
             }
             let mut right = 0;
             for part in positions.chunks(subject.batch_size.max(1)) {
@@ -138,36 +156,35 @@ impl Auditor<'_> {
                 let labels = part.iter().map(|&i| data.labels[data.ids[i] as usize]);
                 right += said.into_iter().zip(labels).filter(|(a, b)| a == b).count();
             }
-            results.push(CorruptionResult {
-                family: family.name().to_owned(),
-                severity: severity.number(),
-                accuracy: right as f64 / data.len().max(1) as f64,
-            });
+            kept.keep(family, severity, right)?;
+            results.push(result(family, severity, right));
         }
         Ok(Some(results))
     }
 
-    /// Examples of suites whose budget lies within that of the suite at `place`.
+    /// Examples of budgets that lie within that of the suite at `place`. Of those that lie within each other the largest has all.
     fn known(&self, place: usize, found: &[Option<Found>]) -> Option<Replay> {
         let budget = &self.suites[place].budget;
-        let mut replay = Replay {
-            from: String::new(),
-            examples: BTreeMap::new(),
-        };
+        let smaller = self.suites.iter().zip(found);
+        let smaller = smaller.filter_map(|(suite, found)| Some((&suite.budget, found.as_ref()?)));
+        let smaller: Vec<_> = smaller
+            .filter(|(smaller, _)| within(smaller, budget))
+            .collect();
+        let largest = smaller.iter().filter(|(one, _)| {
+            let mut others = smaller.iter();
+            !others.any(|(other, _)| within(one, other))
+        });
         let mut from = Vec::new();
-        for (suite, found) in self.suites.iter().zip(found) {
-            let Some(found) = found else { continue };
-            if within(&suite.budget, budget) {
-                from.push(suite.budget.to_string());
-                for (&sample, example) in &found.examples {
-                    let id = self.subject.data.ids[sample];
-                    let kept = replay.examples.entry(id);
-                    kept.or_insert_with(|| example.clone());
-                }
+        let mut examples = BTreeMap::new();
+        for (smaller, found) in largest {
+            from.push(smaller.to_string());
+            for (&sample, example) in &found.examples {
+                let id = self.subject.data.ids[sample];
+                examples.entry(id).or_insert_with(|| example.clone());
             }
         }
-        replay.from = from.join(", ");
-        (!from.is_empty()).then_some(replay)
+        let from = from.join(", ");
+        (!from.is_empty()).then_some(Replay { from, examples })
     }
 
     fn run_suite(
@@ -231,12 +248,18 @@ impl Auditor<'_> {
             .iter()
             .map(|member| (member.attack.name(), &member.detail))
             .collect();
+        let mut identity = self.setting();
+        identity["budget"] = suite.budget.to_string().into();
+        identity["attacks"] = json!(attacks);
+        identity["eot"] = suite.eot.into();
+        identity
+    }
+
+    /// What decides results, whatever the attacks.
+    fn setting(&self) -> Value {
         json!({
             "model": self.identity,
             "data": { "sha256": self.subject.data.sha256, "samples": self.subject.data.len() },
-            "budget": suite.budget.to_string(),
-            "attacks": attacks,
-            "eot": suite.eot,
             "seed": self.subject.seed,
         })
     }
@@ -245,10 +268,55 @@ impl Auditor<'_> {
 /// Whether what is legal within `small` is legal within `large`, and they are not the same.
 fn within(small: &Budget, large: &Budget) -> bool {
     match (small, large) {
-        (Budget::Norm(a), Budget::Norm(b)) => {
-            a.norm == b.norm && a.eps.value() < b.eps.value() && a.bounds == b.bounds
-        }
         (Budget::Patch(a), Budget::Patch(b)) => a.side < b.side && a.bounds == b.bounds,
-        _ => false,
+        _ => {
+            let (Some(some), Some(others)) = (balls(small), balls(large)) else {
+                return false;
+            };
+            let held = |a: &ThreatModel| {
+                others.iter().any(|b| {
+                    a.norm == b.norm && a.eps.value() <= b.eps.value() && a.bounds == b.bounds
+                })
+            };
+            small != large && some.iter().all(held)
+        }
+    }
+}
+
+/// The balls any of which an attacker may use.
+fn balls(budget: &Budget) -> Option<&[ThreatModel]> {
+    match budget {
+        Budget::Norm(threat) => Some(std::slice::from_ref(threat)),
+        Budget::Union(union) => Some(&union.0),
+        Budget::Patch(_) | Budget::Spatial(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budgets_lie_within_each_other_or_not() {
+        let holds =
+            |small: &str, large: &str| within(&small.parse().unwrap(), &large.parse().unwrap());
+        for (small, large) in [
+            ("linf:0.1", "linf:0.2"),
+            ("patch:2", "patch:3"),
+            ("linf:0.3", "linf:0.3 + l2:2"),
+            ("linf:0.3 + l2:1", "l1:3 + linf:0.3 + l2:2"),
+        ] {
+            assert!(holds(small, large), "{small} in {large}");
+            assert!(!holds(large, small), "{large} in {small}");
+        }
+        for (one, other) in [
+            ("linf:0.1", "linf:1/10"),
+            ("linf:0.1", "l2:5"),
+            ("linf:0.4", "linf:0.3 + l2:2"),
+            ("patch:2", "l0:9"),
+            ("spatial:1deg,1px", "spatial:2deg,2px"),
+        ] {
+            assert!(!holds(one, other) && !holds(other, one), "{one}, {other}");
+        }
     }
 }

@@ -49,7 +49,7 @@ summary { cursor: pointer; overflow-wrap: anywhere; } details > :last-child { ma
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; } dt { opacity: .75; } dd { margin: 0; overflow-wrap: anywhere; }
 @media (max-width: 30rem) { dl { display: block; } dd { margin-bottom: .5rem; } .plot text { font-size: 19px; } th, td { padding: .3rem .45rem; } .meter { min-width: 4.5rem; } .wide { min-width: 6rem; }
 .full .wide { width: 20%; min-width: 4rem; } .scroll tbody th { min-width: 5.5rem; overflow-wrap: anywhere; } .full tbody th { min-width: 9rem; } }
-pre { overflow-x: auto; background: var(--faint); padding: .8rem; border-radius: .3rem; font-size: .85rem; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--faint); padding: .8rem; border-radius: .3rem; font-size: .85rem; }
 ";
 
 /// A page of `body` that may load nothing and run nothing.
@@ -123,7 +123,12 @@ pub(crate) fn between([low, high]: [f64; 2]) -> String {
 
 /// What a reader should keep in mind.
 pub(crate) fn warnings(page: &mut String, audit: &Audit) {
-    for warning in &audit.warnings {
+    // Findings have a section of their own.
+    let told = |warning: &&String| {
+        let mut findings = audit.findings.iter();
+        findings.any(|finding| warning.ends_with(&finding.evidence))
+    };
+    for warning in audit.warnings.iter().filter(|warning| !told(warning)) {
         let warning = escape(warning);
         add(page, format_args!("<p class=\"warning\">{warning}</p>\n"));
     }
@@ -151,6 +156,7 @@ pub(crate) fn may(kind: &str, eps: &str) -> Option<String> {
         "spatial" => {
             let (angle, shift) = eps.split_once(',')?;
             let shift = match (shift.strip_suffix("px"), shift.strip_suffix('%')) {
+                (Some("1"), _) => "1 pixel".to_owned(),
                 (Some(pixels), _) => format!("{pixels} pixels"),
                 (_, Some(percent)) => format!("{percent} % of height and width"),
                 _ => return None,

@@ -43,12 +43,8 @@ impl Kept {
         values: usize,
     ) -> Result<Self, AuditError> {
         fs::create_dir_all(folder).map_err(wrong(folder))?;
-        let digest = Sha256::digest(identity.to_string());
-        let short: String = digest[..4]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        let name = name.replace([':', '/', ','], "-");
+        let short = short_hash(&identity);
+        let name = file_name(name);
         let state = folder.join(format!("{name}-{short}.json"));
         let examples = folder.join(format!("{name}-{short}.examples"));
         let found: Option<State> = fs::read(&state)
@@ -148,6 +144,18 @@ impl Kept {
         }
         Ok(found)
     }
+}
+
+/// Eight hex digits that tell identities apart in names of files.
+pub(crate) fn short_hash(identity: &Value) -> String {
+    let digest = Sha256::digest(identity.to_string());
+    let short = digest[..4].iter();
+    short.map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// `linf-0.3+l2-2` for the budget `linf:0.3 + l2:2`: a name for files.
+pub fn file_name(budget: &str) -> String {
+    budget.replace(' ', "").replace([':', '/', ','], "-")
 }
 
 fn wrong(path: &Path) -> impl Fn(std::io::Error) -> AuditError {

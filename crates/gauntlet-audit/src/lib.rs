@@ -10,6 +10,10 @@ mod evaluation;
 mod histogram;
 mod html;
 mod kept;
+mod kept_corruptions;
+mod look;
+#[cfg(test)]
+mod masking_tests;
 mod outcomes;
 #[cfg(test)]
 mod page_tests;
@@ -30,9 +34,10 @@ pub use auditor::{Auditor, Found, Stage};
 pub use diagnosis::{diagnoses, diagnosis};
 pub use error::AuditError;
 pub use evaluation::{Evaluation, evaluate, wilson};
+pub use kept::file_name;
 pub use outcomes::write_outcomes;
-pub use plan::{AuditPlan, CorruptionPlan, SuiteName, ThreatPlan};
+pub use plan::{AuditPlan, CorruptionPlan, PlanProblem, SuiteName, ThreatPlan};
 pub use report::{Curve, RunReport};
 pub use signs::Signs;
-pub use spec::{ApgdLossSpec, AttackSpec, LossSpec, Setting, Surrogate};
+pub use spec::{ApgdLossSpec, AttackSpec, Fit, LossSpec, Setting, Surrogate};
 pub use suite::{Example, Keep, Member, Standing, Subject, Suite};

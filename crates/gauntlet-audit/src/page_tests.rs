@@ -424,3 +424,21 @@ fn an_empty_audit_is_a_page_too() {
     testing::elements(&page);
     assert!(!page.contains("id=\"attacks\"") && !page.contains("id=\"samples\""));
 }
+
+#[test]
+fn findings_are_told_once_and_plans_and_replays_in_plain_words() {
+    let (mut audit, mut weakest) = full();
+    let first = &audit.findings[0];
+    let told = format!("{}: {}", first.title, first.evidence);
+    let evidence = first.evidence.clone();
+    audit.warnings.push(told);
+    audit.plan = Some("curve".to_owned());
+    weakest[0].1[0].attack = "what fell within linf:0.01".to_owned();
+    weakest[0].1[1].distance = Some(3.0);
+    let page = audit_page(&audit, &weakest);
+    assert_eq!(page.matches(&evidence).count(), 1);
+    assert!(page.contains("mind the intervals"), "other warnings stay");
+    assert!(page.contains("--plan plan.toml --seed 3"));
+    assert!(page.contains("as within linf:0.01 at distance"));
+    assert!(page.contains("by APGD-CE-100 at distance 3<"));
+}

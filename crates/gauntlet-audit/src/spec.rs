@@ -1,12 +1,15 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use burn::tensor::Device;
 use gauntlet_attacks::{
     Apgd, ApgdLoss, Attack, AttackLoss, Basis, Boundary, Budget, CarliniWagner, Classifier, Ddn,
     DeepFool, Ead, Fab, Fgsm, Fmn, Goal, HopSkipJump, Init, Locations, MinimumNorm, MomentumFgsm,
     Msd, Nes, Norm, Patch, PatchThreat, Pgd, Poses, RFgsm, Simba, SparseRs, Spatial, SpatialThreat,
-    Spsa, Square, ThreatModel, Transfer, Union, Within,
+    Spsa, Square, ThreatModel, Transfer, Union, UniversalFit, UniversalPatchFit, Within,
 };
+use gauntlet_data::Dataset;
+use gauntlet_kernels::{NoiseKey, Stream};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -160,6 +163,13 @@ pub enum AttackSpec {
         /// Random poses; 0 for the grid. Default: 0.
         tries: Option<usize>,
     },
+    /// One perturbation for all images, or one patch, found on training images. `linf`, `l2`, `patch`.
+    Universal {
+        /// Training images it is found on. Default: 1000.
+        samples: Option<usize>,
+        /// Passes over them. Default: the usual.
+        epochs: Option<usize>,
+    },
     /// Another attack, on another model.
     Transfer {
         /// The model that is attacked instead: a run's folder, or a checkpoint's.
@@ -200,7 +210,64 @@ pub struct Setting<'a> {
     pub classes: usize,
     /// Loads the surrogate of a transfer attack.
     pub load: &'a dyn Fn(&std::path::Path) -> Result<Surrogate, String>,
+    /// What universal attacks are found with; without it there are none.
+    pub fit: Option<Fit<'a>>,
 }
+
+/// What a perturbation for all images is found with.
+pub struct Fit<'a> {
+    /// The model that is attacked.
+    pub model: &'a dyn Classifier<4>,
+    /// Loads images that are not those of the audit.
+    pub training: &'a dyn Fn() -> Result<Dataset, String>,
+    /// Where the model computes.
+    pub device: &'a Device,
+    /// Seed of the places of patches.
+    pub seed: u64,
+}
+
+/// Training images in a batch.
+const FIT_BATCH: usize = 128;
+
+impl Fit<'_> {
+    fn universal(
+        &self,
+        budget: &Budget,
+        samples: usize,
+        epochs: Option<usize>,
+    ) -> Result<(Box<dyn Attack<4>>, usize), String> {
+        let data = (self.training)()?.take(samples);
+        let batches = |_epoch: usize| {
+            let positions: Vec<usize> = (0..data.len()).collect();
+            let parts: Vec<Vec<usize>> = positions.chunks(FIT_BATCH).map(<[_]>::to_vec).collect();
+            let (data, device) = (&data, self.device);
+            parts.into_iter().map(move |part| data.batch(&part, device))
+        };
+        Ok(match budget {
+            Budget::Patch(threat) => {
+                let mut fit = UniversalPatchFit::new(threat.clone());
+                fit.epochs = epochs.unwrap_or(fit.epochs);
+                let key = NoiseKey::new(self.seed, Stream::EvalAttack).at(0, UNIVERSAL);
+                let found = fit.fit(self.model, batches, key);
+                let found = found.map_err(|error| error.to_string())?;
+                (Box::new(found), fit.epochs)
+            }
+            Budget::Norm(threat) => {
+                let mut fit = UniversalFit::new(threat.clone());
+                fit.epochs = epochs.unwrap_or(fit.epochs);
+                let found = fit.fit(self.model, batches);
+                let found = found.map_err(|error| error.to_string())?;
+                (Box::new(found), fit.epochs)
+            }
+            Budget::Spatial(_) | Budget::Union(_) => {
+                return Err("it works within linf, l2 and patches".to_owned());
+            }
+        })
+    }
+}
+
+/// The stream of places of universal patches.
+const UNIVERSAL: u32 = u32::MAX - 1;
 
 impl AttackSpec {
     /// The attack within `budget`.
@@ -435,6 +502,14 @@ impl AttackSpec {
                 };
                 black(Box::new(attack), poses, 1)
             }
+            Self::Universal { samples, epochs } => {
+                let fit = setting.fit.as_ref();
+                let fit = fit.ok_or_else(|| place.wrong("there are no training images"))?;
+                let (attack, epochs) = fit
+                    .universal(budget, samples.unwrap_or(1000), *epochs)
+                    .map_err(|problem| place.wrong(&problem))?;
+                white(attack, epochs, 1)
+            }
             Self::Transfer { surrogate, attack } => {
                 let usual = Self::Pgd {
                     steps: None,
@@ -453,6 +528,69 @@ impl AttackSpec {
                 black(Box::new(attack), inner.steps, inner.restarts)
             }
         })
+    }
+
+    /// What is wrong with its numbers, whatever the budget and the model: keys, and what is wrong with each.
+    pub(crate) fn problems(&self) -> Vec<(String, String)> {
+        let keys = serde_json::to_value(self).expect("plain values serialise");
+        let number = |key: &str| keys[key].as_f64();
+        let mut found = Vec::new();
+        for (key, value) in keys.as_object().into_iter().flatten() {
+            // None at all has a meaning of its own there.
+            let from_zero = matches!(
+                (self, key.as_str()),
+                (Self::Fab { .. }, "targets") | (Self::Spatial { .. }, "tries")
+            );
+            let problem = match number(key) {
+                Some(n) if value.is_f64() && !(n > 0.0 && n.is_finite()) => {
+                    format!("{n} is not above 0")
+                }
+                Some(0.0) if !from_zero => "at least 1 is needed".to_owned(),
+                _ => continue,
+            };
+            found.push((key.clone(), problem));
+        }
+        // Random numbers have names for so many runs.
+        let most = if keys.get("targets").is_some() {
+            100
+        } else {
+            1000
+        };
+        if number("restarts").is_some_and(|restarts| restarts > f64::from(most)) {
+            found.push((
+                "restarts".to_owned(),
+                format!("at most {most} are possible"),
+            ));
+        }
+        if let Self::Transfer {
+            attack: Some(attack),
+            ..
+        } = self
+        {
+            let inner = attack.problems().into_iter();
+            found.extend(inner.map(|(key, problem)| (format!("attack.{key}"), problem)));
+        }
+        found
+    }
+
+    /// Whether it works within `budget`, as far as that can be told without a model, training images and surrogates.
+    pub(crate) fn fits(&self, budget: &Budget, classes: usize) -> Result<(), String> {
+        let nobody = |_: &std::path::Path| Err(String::new());
+        let setting = Setting {
+            classes,
+            load: &nobody,
+            fit: None,
+        };
+        let place = Place { spec: self, budget };
+        match (self, budget) {
+            (Self::Transfer { attack, .. }, _) => {
+                let attack = attack.as_deref();
+                attack.map_or(Ok(()), |attack| attack.fits(budget, classes))
+            }
+            (Self::Universal { .. }, Budget::Patch(_)) => Ok(()),
+            (Self::Universal { .. }, _) => place.ball(&[Norm::Linf, Norm::L2]).map(drop),
+            _ => self.build(budget, &setting).map(drop),
+        }
     }
 
     /// Its name in plans.

@@ -251,7 +251,7 @@ impl Suite {
                 random_start: None,
                 loss: None,
                 robust_accuracy: share(left(place)),
-                seconds: standing.seconds.get(place).copied().unwrap_or_default(),
+                seconds: milliseconds(standing.seconds.get(place).copied()),
             });
         let robust = (0..data.len())
             .filter(|&i| standing.stands(data, i))
@@ -268,6 +268,11 @@ impl Suite {
             confidence: Some(standing.histograms(data)),
         }
     }
+}
+
+/// Rounded, so that what is read back from a file is equal to what was written.
+fn milliseconds(seconds: Option<f64>) -> f64 {
+    (1e3 * seconds.unwrap_or_default()).round() / 1e3
 }
 
 /// A sample that fell.
@@ -458,6 +463,7 @@ mod tests {
         let setting = Setting {
             classes: 10,
             load: &|_| Err("there is none".to_owned()),
+            fit: None,
         };
         let suite = plan.suites(&setting).unwrap().remove(0);
         (model, data, suite)

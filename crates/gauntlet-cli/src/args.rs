@@ -1,6 +1,6 @@
 //! What can be typed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::builder::TypedValueParser;
@@ -11,6 +11,7 @@ use gauntlet_audit::SuiteName;
 use gauntlet_data::Source;
 use gauntlet_models::{Activation, Arch};
 
+use crate::commands::Subject;
 use crate::config::Set;
 use crate::devices::{Backend, Spec};
 
@@ -110,23 +111,26 @@ pub(crate) struct Resume {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     gauntlet audit runs/mnist-pgd --samples 1000\n  \
-    gauntlet audit runs/mnist-pgd --plan quick --threat linf:0.1 --threat linf:0.3\n  \
-    gauntlet audit runs/mnist-pgd --plan configs/audits/everything.toml\n  \
-    gauntlet audit net.pth --arch preact-resnet18 --data cifar10 --threat linf:8/255 \\\n    \
+    gauntlet audit runs/mnist-pgd --threat linf:0.1 --threat linf:0.3\n  \
+    gauntlet audit runs/mnist-pgd --plan configs/audits/all-norms.toml\n  \
+    gauntlet audit runs/mnist-pgd --require 'linf:0.3>=0.85'\n  \
+    gauntlet audit net.pth --data cifar10 --threat linf:8/255 \\\n    \
         --mean 0.4914 0.4822 0.4465 --std 0.2471 0.2435 0.2616\n  \
-    gauntlet audit net.pth --arch mnist-cnn --data images.npy --labels labels.npy --threat l2:0.5\n  \
-    gauntlet audit runs/mnist-pgd --require 'linf:0.3>=0.85'    # exit status 3 if it is less\n\n\
-    Budgets: linf:8/255, l2:0.5, l1:12, l0:10 (pixels), patch:5 (side), spatial:30deg,3px, and unions such as\n\
-    'linf:0.3 + l2:2'. An audit that was interrupted, or killed, goes on where it stopped when the same command\n\
-    is given again. The folder of the audit gets audit.json, audit.html and outcomes.safetensors (sample by sample).")]
+    gauntlet audit net.pth --arch mnist-cnn --threat l2:0.5 \\\n    \
+        --data images.npy --labels labels.npy\n\n\
+    Budgets: linf:8/255, l2:0.5, l1:12, l0:10 (pixels), patch:5 (side),\n\
+    spatial:30deg,3px (rotation and shift), and unions: 'linf:0.3 + l2:2'.\n\n\
+    An audit that was interrupted, or killed, goes on where it stopped when the\n\
+    same command is given again. Its folder gets audit.json, audit.html and\n\
+    outcomes.safetensors, which says what happened to each sample.")]
 pub(crate) struct Audit {
     /// A run's folder (its best checkpoint), a checkpoint's, or a file of weights: safetensors or a PyTorch state dict.
     pub(crate) model: PathBuf,
     /// What the attacker may do, such as linf:8/255 or l2:0.5; may be repeated. [default: that of the run]
     #[arg(long, value_name = "BUDGET")]
     pub(crate) threat: Vec<Budget>,
-    /// Which attacks, in turn, each on what is still standing: standard (AutoAttack's APGD-CE, APGD-T, FAB-T and Square, with
-    /// its steps and budgets), quick (APGD on both losses, 50 steps, 3 targets), or a TOML file.
+    /// Which attacks, in turn, each on what is still standing: `standard` (AutoAttack's APGD-CE, APGD-T, FAB-T and Square, with
+    /// its steps and budgets), `quick` (APGD on both losses, 50 steps, 3 targets), or a TOML file.
     #[arg(long, default_value = "standard", value_name = "PLAN")]
     pub(crate) plan: PlanName,
     /// What is attacked: a data set's test part by name, a folder of images (test/CLASS/*.png), an .npz, or the images of an
@@ -134,41 +138,41 @@ pub(crate) struct Audit {
     #[arg(long, value_name = "DATA")]
     pub(crate) data: Option<DataName>,
     /// The labels, where `--data` is an .npy of images.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "data")]
     pub(crate) labels: Option<PathBuf>,
-    /// Attack only the first so many test images.
-    #[arg(long, value_name = "N")]
-    pub(crate) samples: Option<usize>,
-    /// Least robust accuracy, as BUDGET>=SHARE; may be repeated. Less ends with exit status 3.
-    #[arg(long, value_name = "BUDGET>=SHARE")]
-    pub(crate) require: Vec<Requirement>,
-    /// Seed of the attacks' random numbers.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) seed: u64,
-    /// Images attacked at a time; the result does not depend on it. [default: 64 on the CPU, 512 on a GPU]
+    /// Attack only the first N test images.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..).map(|n| n as usize))]
-    pub(crate) batch_size: Option<usize>,
-    /// Batches attacked at the same time on the CPU; the result does not depend on it. [default: the number of cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024).map(|n| n as usize))]
-    pub(crate) jobs: Option<usize>,
+    pub(crate) samples: Option<usize>,
+    /// Least robust accuracy, such as 'linf:8/255>=0.45'; may be repeated. Less ends with exit status 3.
+    #[arg(long, value_name = "GATE")]
+    pub(crate) require: Vec<Requirement>,
     /// Do not look for signs that the result is not what it seems.
     #[arg(long)]
     pub(crate) no_diagnosis: bool,
-    /// Where to compute: auto, cpu, vulkan[:N] or cuda[:N].
-    #[arg(long, value_name = "DEVICE")]
-    pub(crate) device: Option<Spec>,
     /// Folder for what is kept and found. [default: `audit` in the checkpoint; audits/NAME for a file of weights]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = "Results")]
     pub(crate) out: Option<PathBuf>,
     /// Write the result as JSON to this file too; `-` prints it in place of the table.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
     pub(crate) json: Option<PathBuf>,
     /// Write the report to this file too.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
     pub(crate) html: Option<PathBuf>,
     /// Export the adversarial examples: to an .npz (x, y, clean, index), or as PNG files to a folder.
-    #[arg(long, value_name = "FILE.npz|DIR")]
+    #[arg(long, value_name = "FILE.npz|DIR", help_heading = "Results")]
     pub(crate) examples: Option<PathBuf>,
+    /// Where to compute: auto, cpu, vulkan[:N] or cuda[:N].
+    #[arg(long, value_name = "DEVICE", help_heading = "Running")]
+    pub(crate) device: Option<Spec>,
+    /// Seed of the attacks' random numbers.
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Running")]
+    pub(crate) seed: u64,
+    /// Images attacked at a time; the result does not depend on it. [default: 64 on the CPU, 512 on a GPU]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..).map(|n| n as usize), help_heading = "Running")]
+    pub(crate) batch_size: Option<usize>,
+    /// Batches attacked at the same time on the CPU; the result does not depend on it. [default: the number of cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024).map(|n| n as usize), help_heading = "Running")]
+    pub(crate) jobs: Option<usize>,
     #[command(flatten)]
     pub(crate) weights: Weights,
 }
@@ -189,15 +193,39 @@ pub(crate) struct Weights {
     /// Nonlinearity: relu or silu. [default: relu]
     #[arg(long, value_name = "NAME", value_parser = activation)]
     pub(crate) activation: Option<Activation>,
-    /// Mean of each channel in [0, 1] that inputs were normalised with.
+    /// Mean of each channel, in [0, 1], by which inputs were normalised.
     #[arg(long, num_args = 1.., value_name = "MEAN")]
-    pub(crate) mean: Vec<f32>,
-    /// Standard deviation of each channel that inputs were normalised with.
+    pub(crate) mean: Option<Vec<f32>>,
+    /// Standard deviation of each channel by which inputs were normalised.
     #[arg(long, num_args = 1.., value_name = "STD")]
-    pub(crate) std: Vec<f32>,
+    pub(crate) std: Option<Vec<f32>>,
+    /// Which of several state dicts of a checkpoint, such as ema.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<String>,
     /// How many classes there are, where the data do not tell. [default: 10]
     #[arg(long, value_name = "N")]
     pub(crate) classes: Option<usize>,
+}
+
+impl Weights {
+    /// The model at `path`, for data of which `takes` is known.
+    pub(crate) fn subject<'a>(
+        &'a self,
+        path: &Path,
+        takes: Option<&'a ([usize; 3], Vec<String>)>,
+    ) -> Subject<'a> {
+        Subject {
+            path: path.to_owned(),
+            arch: self.arch,
+            width: self.width,
+            depth: self.depth,
+            activation: self.activation,
+            mean: self.mean.clone(),
+            std: self.std.clone(),
+            key: self.key.as_deref(),
+            data: takes.map(|(shape, classes)| (*shape, classes.as_slice())),
+        }
+    }
 }
 
 fn arch(text: &str) -> Result<Arch, String> {
@@ -273,7 +301,8 @@ impl FromStr for Requirement {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("`{text}` is no requirement: write one such as `linf:8/255>=0.45`");
         let (threat, least) = text.split_once(">=").ok_or_else(wrong)?;
-        let threat = threat.trim().parse().map_err(|_| wrong())?;
+        let threat = threat.trim().parse();
+        let threat = threat.map_err(|problem| format!("`{text}`: {problem}"))?;
         let least: f64 = least.trim().parse().map_err(|_| wrong())?;
         if !(0.0..=1.0).contains(&least) {
             return Err(format!("`{text}`: {least} is not a share in [0, 1]"));
@@ -317,6 +346,7 @@ pub(crate) enum Data {
     #[command(after_help = "Examples:\n  \
         gauntlet data show digits\n  \
         gauntlet data show cifar10 --png cifar10.png\n  \
+        gauntlet data show cifar10 --corruption all --png corruptions.png\n  \
         gauntlet data show path/to/folder         # train/CLASS/*.png and test/CLASS/*.png")]
     Show {
         /// Its name, or a folder with one folder of images a class.
@@ -324,6 +354,9 @@ pub(crate) enum Data {
         /// Write a sheet of images, one row a class, to this file.
         #[arg(long, value_name = "FILE")]
         png: Option<PathBuf>,
+        /// Let the sheet show what a common corruption (`fog`, `shot-noise`, ...) or `all` of them make of the first test image.
+        #[arg(long, value_name = "FAMILY", requires = "png")]
+        corruption: Option<String>,
         #[command(flatten)]
         json: Json,
     },
@@ -381,7 +414,7 @@ pub(crate) enum Runs {
 /// Commands on config files.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Check files; all problems are told, with file and line.
+    /// Check files, configs and plans of audits; all problems are told, with file and line.
     #[command(after_help = "Example:\n  gauntlet config check configs/*/*.toml")]
     Check {
         /// TOML files.
@@ -397,12 +430,16 @@ pub(crate) enum ConfigCommand {
         #[command(flatten)]
         sets: Sets,
     },
-    /// Print the JSON Schema of config files, for editors.
+    /// Print the JSON Schema of config files or of plans of audits, for editors.
     #[command(
         after_help = "Example:\n  gauntlet config schema > gauntlet.schema.json\n\n\
         Then start a config with `#:schema gauntlet.schema.json`: editors complete and check it."
     )]
-    Schema,
+    Schema {
+        /// That of plans of audits.
+        #[arg(long)]
+        audit: bool,
+    },
 }
 
 /// List the devices of this machine, and why a backend is unavailable.

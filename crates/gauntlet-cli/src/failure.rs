@@ -24,7 +24,7 @@ pub(crate) enum Status {
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) status: Status,
-    message: String,
+    pub(crate) message: String,
 }
 
 impl Failure {

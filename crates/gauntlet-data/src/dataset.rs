@@ -213,6 +213,36 @@ pub fn load(config: &DataConfig, root: &Path, seed: u64) -> Result<Splits, DataE
     split(config, seed, train, test, max, shape, source.classes())
 }
 
+/// Loads the test part of a data set, as [`load`] does. A folder of images may have `test/CLASS/` alone here.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_test(config: &DataConfig, root: &Path, seed: u64) -> Result<Dataset, DataError> {
+    if let (Source::ImageFolder, Some(folder)) = (config.source, &config.path)
+        && !folder.join("train").exists()
+        && folder.join("test").is_dir()
+    {
+        let image_folder::Images {
+            test,
+            shape,
+            classes,
+            ..
+        } = image_folder::load_test(config, folder)?;
+        return Ok(Dataset {
+            name: config.source.name().to_owned(),
+            split: "test",
+            max: 255,
+            shape,
+            ids: Arc::new((0..test.labels.len() as u32).collect()),
+            classes: Arc::new(classes),
+            sha256: hash(&test),
+            pixels: test.pixels,
+            labels: test.labels,
+        });
+    }
+    Ok(load(config, root, seed)?.test)
+}
+
 /// Reads, verifies and decodes one file of a known data set.
 fn read<T>(
     source: Source,
@@ -271,7 +301,7 @@ fn split(
     })
 }
 
-fn hash(part: &Part) -> String {
+pub(crate) fn hash(part: &Part) -> String {
     let mut hasher = Sha256::new();
     hasher.update(&*part.pixels);
     for label in part.labels.iter() {

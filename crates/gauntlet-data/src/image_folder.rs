@@ -86,6 +86,32 @@ pub(crate) fn load(config: &DataConfig, seed: u64) -> Result<Images, DataError> 
     })
 }
 
+/// Reads `PATH/test/CLASS/*` alone, where there is no `train` folder beside it.
+pub(crate) fn load_test(config: &DataConfig, root: &Path) -> Result<Images, DataError> {
+    let folder = root.join("test");
+    let classes = subfolders(&folder)?;
+    let pictures = pictures(&folder, &classes)?.into_iter();
+    let test = pictures.map(|(path, class)| Ok((read(&path)?, class)));
+    let test = test.collect::<Result<Vec<_>, DataError>>()?;
+    let Some((first, _)) = test.first() else {
+        return Err(DataError::File {
+            path: folder,
+            problem: "there is no class in it".to_owned(),
+        });
+    };
+    let [height, width] = config
+        .size
+        .unwrap_or([first.height() as usize, first.width() as usize]);
+    let grey = test.iter().all(|(image, _)| !image.color().has_color());
+    let shape = [if grey { 1 } else { 3 }, height, width];
+    Ok(Images {
+        train: part(&[], shape),
+        test: part(&test, shape),
+        shape,
+        classes,
+    })
+}
+
 fn subfolders(folder: &Path) -> Result<Vec<String>, DataError> {
     let mut names: Vec<String> = entries(folder)?
         .into_iter()
@@ -224,6 +250,24 @@ mod tests {
         );
         assert_eq!(*splits.test.pixels, [9; 6]);
         assert_eq!(*splits.test.labels, [1]);
+    }
+
+    #[test]
+    fn a_test_folder_can_stand_alone_where_nothing_is_trained() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("test/dog");
+        fs::create_dir_all(&folder).unwrap();
+        GrayImage::from_pixel(2, 1, Luma([9]))
+            .save(folder.join("c.png"))
+            .unwrap();
+        let config = config(root.path());
+        let test = crate::load_test(&config, Path::new(""), 0).unwrap();
+        assert_eq!((test.shape, test.len()), ([1, 1, 2], 1));
+        assert_eq!((&*test.pixels, &*test.labels), (&vec![9, 9], &vec![0]));
+        assert_eq!(*test.classes, ["dog"]);
+        assert!(load(&config, Path::new(""), 0).is_err());
+        fs::remove_dir_all(folder).unwrap();
+        assert!(crate::load_test(&config, Path::new(""), 0).is_err());
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod shuffle;
 pub mod sources;
 
 pub use config::{Augment, DataConfig, Source};
-pub use dataset::{Dataset, Splits, load};
+pub use dataset::{Dataset, Splits, load, load_test};
 pub use error::DataError;
 pub use loader::{Batch, Loader};
 

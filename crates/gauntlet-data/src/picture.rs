@@ -4,8 +4,11 @@ use std::io::Cursor;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use font8x8::UnicodeFonts;
+use gauntlet_kernels::{NoiseKey, Stream};
 use image::imageops::{self, FilterType};
 use image::{ImageFormat, Rgb};
+
+use crate::corruptions::{Corruption, Severity, corrupt};
 
 pub use image::RgbImage;
 
@@ -130,6 +133,73 @@ pub fn image(pixels: Vec<f32>, shape: [usize; 3], device: &Device) -> Tensor<4> 
     )
 }
 
+/// One image in its own size as a PNG file, grey or in colour; values are rounded to 8 bits.
+///
+/// # Panics
+/// If `pixels` are not `shape = [channels, height, width]`, flat.
+pub fn png(pixels: &[f32], shape: [usize; 3]) -> Vec<u8> {
+    let [channels, ..] = shape;
+    let image = enlarged(pixels, shape, 1);
+    if channels == 1 {
+        let mut bytes = Cursor::new(Vec::new());
+        imageops::grayscale(&image)
+            .write_to(&mut bytes, ImageFormat::Png)
+            .expect("memory takes any picture");
+        bytes.into_inner()
+    } else {
+        png_bytes(&image)
+    }
+}
+
+/// What common corruptions do to one image: a row for each family (name, the image as it is, severities 1 to 5).
+///
+/// # Shapes
+/// `image`: `[channels, height, width] = shape` with 1 or 3 channels, values in [0, 1].
+///
+/// # Panics
+/// If `image` is not of that size.
+pub fn corruptions(
+    image: &[f32],
+    shape: [usize; 3],
+    families: &[Corruption],
+    seed: u64,
+    sample: u32,
+) -> RgbImage {
+    let key = NoiseKey::new(seed, Stream::Corruption);
+    let longest = families.iter().map(|family| family.name().len()).max();
+    let left = GAP + longest.unwrap_or(0) as u32 * LETTER + GAP;
+    let scale = (CELL / 2).div_ceil(shape[1].max(shape[2]).max(1) as u32);
+    let (cell_width, cell_height) = (shape[2] as u32 * scale + 2, shape[1] as u32 * scale + 2);
+    let columns = 1 + Severity::ALL.len() as u32;
+    let header = LINE + GAP;
+    let (width, height) = (
+        left + columns * cell_width + GAP,
+        header + families.len() as u32 * cell_height + GAP,
+    );
+    let mut picture = RgbImage::from_pixel(width, height, WHITE);
+    let column = |i: usize| left + i as u32 * cell_width;
+    write(&mut picture, column(0), GAP / 2, "clean", INK);
+    for severity in Severity::ALL {
+        let at = column(usize::from(severity.number()));
+        write(&mut picture, at, GAP / 2, &severity.to_string(), INK);
+    }
+    for (row, &family) in families.iter().enumerate() {
+        let top = header + row as u32 * cell_height;
+        let middle = top + cell_height.saturating_sub(LETTER) / 2;
+        write(&mut picture, GAP, middle, family.name(), INK);
+        let corrupted =
+            Severity::ALL.map(|severity| corrupt(image, shape, family, severity, key, &[sample]));
+        for (i, values) in std::iter::once(image)
+            .chain(corrupted.iter().map(Vec::as_slice))
+            .enumerate()
+        {
+            let cell = enlarged(values, shape, scale);
+            imageops::replace(&mut picture, &cell, i64::from(column(i)), i64::from(top));
+        }
+    }
+    picture
+}
+
 /// The picture as a PNG file.
 pub fn png_bytes(image: &RgbImage) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
@@ -251,6 +321,21 @@ mod tests {
             picture.get_pixel(GAP + 100 + GAP + 10, LINE + GAP + 10).0,
             [128; 3]
         );
+    }
+
+    #[test]
+    fn corruptions_are_shown_by_family_and_severity() {
+        let families = [Corruption::Contrast, Corruption::Brightness];
+        let picture = corruptions(&[0.2; 64], [1, 8, 8], &families, 0, 0);
+        let left = GAP + 10 * LETTER + GAP;
+        let pixel = |column: u32, row: u32| {
+            let (x, y) = (left + column * 50 + 20, LINE + GAP + row * 50 + 20);
+            picture.get_pixel(x, y).0[0]
+        };
+        let row = |row: u32| std::array::from_fn::<u8, 6, _>(|column| pixel(column as u32, row));
+        assert_eq!(row(0), [51; 6]);
+        // 255 (0.2 + 0.05, 0.1, 0.15, 0.2, 0.3)
+        assert_eq!(row(1), [51, 64, 77, 89, 102, 128]);
     }
 
     #[test]

@@ -9,16 +9,14 @@ use std::thread;
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
+use crate::on_host;
+
 /// Fewer values than this are not worth a second thread.
 const SMALL: usize = 1 << 15;
 
-/// Whether tensors of this device are in the memory that the program itself works on. Of autodiff tensors nobody is to know.
+/// Whether plain tensors of this device may be worked on here: [`on_host`], and autodiff does not need to know.
 pub fn is_host(device: &Device) -> bool {
-    // The backends are features of burn that this crate does not enable, so that it cannot name their variants.
-    let name = format!("{device:?}");
-    ["Device<Flex(", "Device<NdArray("]
-        .iter()
-        .any(|host| name.starts_with(host))
+    on_host(device) && !device.is_autodiff()
 }
 
 /// Calls `work` with the number and the values of each row of `rows`, on as many threads as pay.

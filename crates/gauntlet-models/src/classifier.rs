@@ -18,13 +18,18 @@ pub trait Classifier<const D: usize> {
     /// By default autodiff goes it. A model that knows a faster one says so here, and gradient attacks take it.
     fn pullback(&self, x: Tensor<D>) -> (Tensor<2>, Pullback<'_, D>) {
         let x = x.autodiff().require_grad();
-        let logits = self.logits(x.clone());
+        // A model may leave the graph on its way, by a step that autodiff does not know.
+        let logits = self.logits(x.clone()).autodiff();
         let values = logits.clone().inner();
         let back = move |gradient: Tensor<2>| {
-            let weighted = logits * Tensor::from_inner(gradient);
-            let mut gradients = weighted.sum_dim(1).sum_dim(0).backward();
-            // A model that ignores its input has no gradient: that is a zero, not a crash.
-            x.grad_remove(&mut gradients)
+            // One that ignores its input has no gradient: that is a zero, not a crash.
+            let gradient = logits.is_tracked().then(|| {
+                let weighted = logits * Tensor::from_inner(gradient);
+                let mut gradients = weighted.sum_dim(1).sum_dim(0).backward();
+                x.grad_remove(&mut gradients)
+            });
+            gradient
+                .flatten()
                 .unwrap_or_else(|| x.clone().inner().zeros_like())
         };
         (values, Box::new(back))

@@ -5,6 +5,7 @@ use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
 use burn::tensor::Tensor;
 
 use crate::build::Builder;
+use crate::conv::convolve;
 use crate::on_cpu::Layout;
 use crate::{Activation, ModelError};
 
@@ -38,8 +39,8 @@ impl LenetMadry {
     }
 
     pub(crate) fn features(&self, x: Tensor<4>, act: Activation) -> Tensor<2> {
-        let x = self.pool.forward(act.apply(self.conv1.forward(x)));
-        let x = self.pool.forward(act.apply(self.conv2.forward(x)));
+        let x = self.pool.forward(act.apply(convolve(&self.conv1, x)));
+        let x = self.pool.forward(act.apply(convolve(&self.conv2, x)));
         act.apply(self.fc1.forward(x.flatten(1, 3)))
     }
 

@@ -3,6 +3,8 @@
 mod build;
 mod classifier;
 mod config;
+mod conv;
+pub mod import;
 mod lenet_madry;
 mod mlp;
 mod mnist_cnn;

@@ -4,6 +4,7 @@ use burn::nn::conv::Conv2d;
 use burn::tensor::Tensor;
 
 use crate::build::Builder;
+use crate::conv::convolve;
 use crate::on_cpu::Layout;
 use crate::{Activation, ModelError};
 
@@ -36,8 +37,8 @@ impl MnistCnn {
     }
 
     pub(crate) fn features(&self, x: Tensor<4>, act: Activation) -> Tensor<2> {
-        let x = act.apply(self.conv1.forward(x));
-        let x = act.apply(self.conv2.forward(x));
+        let x = act.apply(convolve(&self.conv1, x));
+        let x = act.apply(convolve(&self.conv2, x));
         act.apply(self.fc1.forward(x.flatten(1, 3)))
     }
 

@@ -4,6 +4,7 @@ use burn::nn::{BatchNorm, Linear};
 use burn::tensor::Tensor;
 
 use crate::build::Builder;
+use crate::conv::convolve;
 use crate::on_cpu::Layout;
 use crate::{Activation, ModelError};
 
@@ -107,7 +108,7 @@ impl ResNet {
     }
 
     pub(crate) fn features(&self, x: Tensor<4>, act: Activation) -> Tensor<2> {
-        let mut x = self.stem.forward(x);
+        let mut x = convolve(&self.stem, x);
         for block in &self.blocks {
             x = block.forward(x, act);
         }
@@ -146,11 +147,11 @@ impl Block {
     fn forward(&self, x: Tensor<4>, act: Activation) -> Tensor<4> {
         let active = act.apply(self.norm1.forward(x.clone()));
         let shortcut = match &self.shortcut {
-            Some(conv) => conv.forward(active.clone()),
+            Some(conv) => convolve(conv, active.clone()),
             None => x,
         };
-        let y = self.conv1.forward(active);
-        self.conv2.forward(act.apply(self.norm2.forward(y))) + shortcut
+        let y = convolve(&self.conv1, active);
+        convolve(&self.conv2, act.apply(self.norm2.forward(y))) + shortcut
     }
 
     fn lay_out(&self, layout: &mut Layout, act: Activation) {

@@ -5,6 +5,7 @@ use burn::nn::{Dropout, DropoutConfig, Linear};
 use burn::tensor::Tensor;
 
 use crate::build::Builder;
+use crate::conv::convolve;
 use crate::on_cpu::Layout;
 use crate::{Activation, ModelError};
 
@@ -54,11 +55,11 @@ impl SmallCnn {
     }
 
     pub(crate) fn features(&self, x: Tensor<4>, act: Activation) -> Tensor<2> {
-        let x = act.apply(self.conv1.forward(x));
-        let x = act.apply(self.conv2.forward(x));
+        let x = act.apply(convolve(&self.conv1, x));
+        let x = act.apply(convolve(&self.conv2, x));
         let x = self.pool.forward(x);
-        let x = act.apply(self.conv3.forward(x));
-        let x = act.apply(self.conv4.forward(x));
+        let x = act.apply(convolve(&self.conv3, x));
+        let x = act.apply(convolve(&self.conv4, x));
         let x = self.pool.forward(x).flatten(1, 3);
         let x = self.dropout.forward(act.apply(self.fc1.forward(x)));
         act.apply(self.fc2.forward(x))

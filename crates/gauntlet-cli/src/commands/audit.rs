@@ -1,13 +1,14 @@
 //! What a model withstands.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use gauntlet_attacks::Budget;
+use gauntlet_attacks::{Budget, Norm};
 use gauntlet_audit::{
-    Audit, AuditError, AuditPlan, Auditor, CorruptionResult, Data, Found, Setting, Signs, Stage,
-    Subject, Surrogate, Weak, audit_page, diagnosis, wilson, write_outcomes,
+    Audit, AuditError, AuditPlan, Auditor, CorruptionResult, Data, Fit, Found, PlanProblem,
+    Setting, Signs, Stage, Subject, Suite, SuiteName, Surrogate, Weak, audit_page, diagnosis,
+    file_name, wilson, write_outcomes,
 };
 use gauntlet_data::corruptions::{Corruption, Severity};
 use gauntlet_data::{DataConfig, Dataset, Source, arrays, fetch, files, picture};
@@ -15,8 +16,9 @@ use gauntlet_models::{Classifier, Description, Network};
 use gauntlet_train::{Plan, RunDir};
 use serde_json::{Value, json};
 
-use super::subject;
+use super::subject::Origin;
 use crate::args::{self, PlanName, Requirement};
+use crate::config::{PlanFile, reason};
 use crate::devices::{self, Spec};
 use crate::failure::Failure;
 use crate::interrupt;
@@ -54,7 +56,7 @@ struct Job {
     name: String,
     data: Dataset,
     plan: AuditPlan,
-    suites: Vec<gauntlet_audit::Suite>,
+    suites: Vec<Suite>,
     diagnose: bool,
     identity: Value,
     seed: u64,
@@ -62,71 +64,116 @@ struct Job {
     workers: usize,
     device: devices::Picked,
     out: PathBuf,
+    /// Nobody else writes to the folder meanwhile.
+    _lock: File,
 }
 
 impl Job {
     fn prepare(args: &args::Audit, quiet: bool) -> Result<Self, Failure> {
+        let file = match &args.plan {
+            PlanName::File(path) => Some(PlanFile::read(path)?),
+            PlanName::Suite(_) => None,
+        };
+        check_targets(args)?;
         let device = devices::pick(args.device.unwrap_or(Spec::Auto))?;
         if let (Some(note), false) = (&device.note, quiet) {
             say(note);
         }
         let run = run_of(&args.model);
         let known = shape_of(args, run.as_ref())?;
-        let loaded = subject::load(&args.model, &args.weights, known, &device.device)?;
+        let loaded = args
+            .weights
+            .subject(&args.model, known.as_ref())
+            .load(&device.device)?;
+        if !quiet {
+            loaded.notes.iter().for_each(say);
+        }
         let data = test_data(args, run.as_ref(), &loaded.description)?;
-        let plan = plan(args, run.as_ref())?;
+        let plan = plan(args, file.as_ref(), run.as_ref())?;
+        let takes = (loaded.description.shape, loaded.description.classes.clone());
         let load = |path: &Path| -> Result<Surrogate, String> {
-            let none = args::Weights::default();
-            let surrogate = subject::load(path, &none, None, &device.device)
-                .map_err(|failure| failure.to_string())?;
-            Ok(Arc::new(surrogate.model))
+            let surrogate = args::Weights::default()
+                .subject(path, Some(&takes))
+                .load(&device.device)
+                .map_err(|failure| failure.message)?;
+            Ok(Arc::new(surrogate.network))
+        };
+        let training = || {
+            if !quiet {
+                say("finding what fools the model on all images, on training images");
+            }
+            let data = training_data(args, run.as_ref())?;
+            named_as(data, &loaded.description.classes)
         };
         let setting = Setting {
             classes: loaded.description.classes.len(),
             load: &load,
+            fit: Some(Fit {
+                model: &loaded.network,
+                training: &training,
+                device: &device.device,
+                seed: args.seed,
+            }),
         };
-        let suites = plan.suites(&setting).map_err(|problems| {
-            let count = problems.len();
-            let problems = problems.join("\n");
-            match &args.plan {
-                PlanName::File(path) if count == 1 => {
-                    Failure::request(format!("{}: {problems}", path.display()))
-                }
-                PlanName::File(path) => Failure::request(format!(
-                    "{count} problems in {}\n{problems}",
-                    path.display()
-                )),
-                PlanName::Suite(_) => Failure::request(problems),
+        let wrong = |problems: Vec<PlanProblem>| match &file {
+            Some(file) => file.explain(&problems),
+            None => {
+                let texts = problems.into_iter().map(|found| found.problem);
+                Failure::request(texts.collect::<Vec<_>>().join("\n"))
             }
-        })?;
+        };
+        let problems = plan.problems(setting.classes);
+        if !problems.is_empty() {
+            return Err(wrong(problems));
+        }
+        let budgets = plan.threats.iter().flat_map(|threat| &threat.within);
+        let budgets: Vec<Budget> = budgets.cloned().collect();
+        for budget in &budgets {
+            too_large(budget, data.shape)?;
+        }
         for requirement in &args.require {
             let threat = &requirement.threat;
-            if !suites.iter().any(|suite| suite.budget == *threat) {
+            if !budgets.contains(threat) {
+                let hint = match &file {
+                    Some(file) => format!(
+                        "a `[[threat]]` with `within = \"{threat}\"` in {} does",
+                        file.name()
+                    ),
+                    None => format!("`--threat '{threat}'` does"),
+                };
                 return Err(Failure::request(format!(
-                    "`--require {threat}`: the audit does not measure {threat}\n\nhint: `--threat {threat}` does"
+                    "`--require {threat}`: the audit does not measure {threat}\n\nhint: {hint}"
                 )));
             }
         }
-        let out = args.out.clone().unwrap_or_else(|| loaded.audit_folder());
-        fs::create_dir_all(&out).map_err(|error| {
+        let out = args
+            .out
+            .clone()
+            .unwrap_or_else(|| audit_folder(&loaded.origin));
+        let state = state_folder(&out);
+        fs::create_dir_all(&state).map_err(|error| {
             Failure::running(format!(
-                "{}: {error}\n\nhint: `--out DIR` says where to keep an audit",
-                out.display()
+                "{}: {}\n\nhint: `--out DIR` says where to keep an audit",
+                out.display(),
+                reason(&error)
             ))
         })?;
+        let lock = lock(&state, &out)?;
+        // What follows may take long: what is wrong with the request has been told by now.
+        let suites = plan.suites(&setting).map_err(wrong)?;
         let cpu = device.is_cpu();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        interrupt::catch();
+        interrupt::catch("stopping after the images that are being attacked");
         Ok(Self {
             quiet,
             identity: json!({
-                "weights": gauntlet_models::weights::hashes(&loaded.model),
+                "weights": gauntlet_models::weights::hashes(&loaded.network),
                 "config": loaded.description.config,
                 "device": device.label(),
                 "version": env!("CARGO_PKG_VERSION"),
             }),
-            name: loaded.name,
-            model: loaded.model,
+            name: loaded.origin.path().display().to_string(),
+            model: loaded.network,
             data,
             plan,
             suites,
@@ -136,6 +183,7 @@ impl Job {
             workers: if cpu { args.jobs.unwrap_or(cores) } else { 1 },
             device,
             out,
+            _lock: lock,
         })
     }
 
@@ -146,7 +194,7 @@ impl Job {
             progress.show(&stage);
             !interrupt::asked()
         };
-        let state = self.out.join("state");
+        let state = state_folder(&self.out);
         let corruptions = self.plan.corruptions.iter().flat_map(|plan| {
             let pairs = |family: &Corruption| {
                 let family = *family;
@@ -276,6 +324,8 @@ impl Job {
             .map(|found| (found.threat.threat.clone(), self.weakest(found)))
             .collect();
         let page = audit_page(audit, &weakest);
+        let plan = toml::to_string(&self.plan).expect("a plan is plain tables and values");
+        write(&self.out.join("plan.toml"), plan.as_bytes())?;
         write(&self.out.join("audit.json"), &text)?;
         write(&self.out.join("audit.html"), page.as_bytes())?;
         write_outcomes(&self.out.join("outcomes.safetensors"), &self.data, found)?;
@@ -295,8 +345,13 @@ impl Job {
     fn weakest(&self, found: &Found) -> Vec<Weak> {
         let data = &self.data;
         let mut fallen: Vec<usize> = found.examples.keys().copied().collect();
-        let size = |i: usize| found.standing.distance[i].unwrap_or(0.0);
-        fallen.sort_by(|&a, &b| size(a).total_cmp(&size(b)).then(a.cmp(&b)));
+        // Attacks that go to the edge of the budget leave distances that differ by rounding only: then how sure the model is tells.
+        let size = |i: usize| (1e4 * found.standing.distance[i].unwrap_or(0.0)).round();
+        let sure = |i: usize| found.standing.confidence[i].unwrap_or(0.0);
+        fallen.sort_by(|&a, &b| {
+            let by_size = size(a).total_cmp(&size(b));
+            by_size.then(sure(b).total_cmp(&sure(a))).then(a.cmp(&b))
+        });
         let name = |class: u32| {
             let known = data.classes.get(class as usize);
             known.map_or("nothing", String::as_str).to_owned()
@@ -320,22 +375,67 @@ impl Job {
         fallen.iter().take(PICTURES).map(weak).collect()
     }
 
-    /// Adversarial examples of every sample: as `.npz`, one file a budget, or as PNG files in a folder.
+    /// Adversarial examples of the samples that fell: as `.npz`, one file a budget, or as PNG files in a folder.
     fn export(&self, path: &Path, found: &[Found]) -> Result<(), Failure> {
+        let data = &self.data;
         for found in found {
-            let threat = found.threat.threat.replace([':', '/', ',', ' '], "-");
-            if path.extension().is_some_and(|extension| extension == "npz") {
-                let path = if self.plan_has_several() {
-                    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-                    path.with_file_name(format!("{stem}-{threat}.npz"))
-                } else {
-                    path.to_owned()
-                };
-                arrays::write_examples(&path, &self.data, &found.examples)?;
-            } else {
-                let folder = path.join(threat);
-                arrays::write_pictures(&folder, &self.data, &found.examples)?;
+            let threat = file_name(&found.threat.threat);
+            if !is_npz(path) {
+                self.export_pictures(&path.join(threat), found)?;
+                continue;
             }
+            let path = if self.plan_has_several() {
+                let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+                path.with_file_name(format!("{stem}-{threat}.npz"))
+            } else {
+                path.to_owned()
+            };
+            let places: Vec<usize> = found.examples.keys().copied().collect();
+            let (clean, labels) = data.batch(&places, &self.device.device);
+            let clean: Vec<f32> = clean.try_into_vec_as().expect("images of the data set");
+            let labels: Vec<i64> = labels.try_into_vec_as().expect("labels of the data set");
+            let index: Vec<i64> = places.iter().map(|&i| i64::from(data.ids[i])).collect();
+            let attacked: Vec<f32> = found.examples.values().flatten().copied().collect();
+            let examples = arrays::Examples {
+                shape: data.shape,
+                attacked: &attacked,
+                clean: &clean,
+                labels: &labels,
+                index: &index,
+            };
+            arrays::write_npz(&path, &examples)
+                .map_err(|error| Failure::running(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// `FOLDER/test/CLASS/INDEX.png`, as data sets of images lie. Values are rounded to 8 bits: an example may lose its effect by
+    /// that.
+    fn export_pictures(&self, folder: &Path, found: &Found) -> Result<(), Failure> {
+        let data = &self.data;
+        let place = |&sample: &usize| {
+            let id = data.ids[sample];
+            let class = &data.classes[data.labels[id as usize] as usize];
+            let class = folder.join("test").join(class);
+            class.join(format!("{id:06}.png"))
+        };
+        let paths: Vec<PathBuf> = found.examples.keys().map(place).collect();
+        let classes = fs::read_dir(folder.join("test")).into_iter().flatten();
+        let classes = classes.filter_map(|class| fs::read_dir(class.ok()?.path()).ok());
+        let others = classes.flatten().filter_map(|file| Some(file.ok()?.path()));
+        if let Some(other) = others.into_iter().find(|path| !paths.contains(path)) {
+            return Err(Failure::running(format!(
+                "{}: there is {} already, which is of another audit\n\nhint: name another folder; what was attacked is kept",
+                folder.display(),
+                other.display()
+            )));
+        }
+        for (path, pixels) in paths.iter().zip(found.examples.values()) {
+            let class = path.parent().expect("it was joined from parts");
+            fs::create_dir_all(class).map_err(|error| {
+                Failure::running(format!("{}: {}", class.display(), reason(&error)))
+            })?;
+            write(path, &picture::png(pixels, data.shape))?;
         }
         Ok(())
     }
@@ -350,43 +450,141 @@ impl Job {
         let page = args.html.as_ref().unwrap_or(&page);
         let json = self.out.join("audit.json");
         let json = args.json.as_ref().unwrap_or(&json);
-        output::print(format!(
-            "report  {}\njson    {}\nsamples {}",
-            page.display(),
-            json.display(),
-            self.out.join("outcomes.safetensors").display()
-        ));
+        let mut lines = vec![
+            format!("report    {}", page.display()),
+            format!("json      {}", json.display()),
+        ];
+        if !self.plan.threats.is_empty() {
+            let outcomes = self.out.join("outcomes.safetensors");
+            lines.push(format!("samples   {}", outcomes.display()));
+        }
+        if let Some(path) = &args.examples {
+            lines.push(format!("examples  {}", path.display()));
+        }
+        output::print(lines.join("\n"));
     }
 }
 
 /// Pictures of each budget in the report.
 const PICTURES: usize = 8;
 
-/// What to attack with, and how hard.
-fn plan(args: &args::Audit, run: Option<&Plan>) -> Result<AuditPlan, Failure> {
-    match &args.plan {
-        PlanName::File(path) => {
-            if !args.threat.is_empty() {
-                return Err(Failure::request(
-                    "`--threat` goes with `--plan standard` or `--plan quick`: a plan file names its own budgets",
-                ));
-            }
-            AuditPlan::read(path).map_err(Failure::request)
-        }
-        PlanName::Suite(name) => {
-            let within = match (&args.threat[..], run) {
-                ([], Some(plan)) => vec![Budget::from(plan.threat.model())],
-                ([], None) => {
-                    return Err(Failure::request(
-                        "the model is in no run, so its threat model is not known\n\nhint: name one, such as `--threat linf:8/255`",
-                    ));
-                }
-                (threats, _) => threats.to_vec(),
-            };
-            Ok(AuditPlan::of(*name, within))
-        }
+fn state_folder(out: &Path) -> PathBuf {
+    out.join("state")
+}
+
+/// Keeps a second audit away from the folder of one that is running.
+fn lock(state: &Path, out: &Path) -> Result<File, Failure> {
+    let path = state.join(".lock");
+    let wrong = |error| Failure::running(format!("{}: {}", path.display(), reason(&error)));
+    let file = File::create(&path).map_err(wrong)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Failure::request(format!(
+            "{} is in use by another process\n\nhint: `--out DIR` keeps this audit elsewhere",
+            out.display()
+        ))),
+        Err(TryLockError::Error(error)) => Err(wrong(error)),
     }
 }
+
+/// What cannot be written to is told before the attacks, not after them.
+fn check_targets(args: &args::Audit) -> Result<(), Failure> {
+    let files = [("--json", &args.json), ("--html", &args.html)];
+    let files = files
+        .into_iter()
+        .filter_map(|(option, path)| Some((option, path.as_deref()?)))
+        .filter(|(_, path)| *path != Path::new("-"));
+    for (option, path) in files {
+        check_file(option, path)?;
+    }
+    match &args.examples {
+        Some(path) if is_npz(path) => check_file("--examples", path),
+        Some(path) if path.is_file() => Err(Failure::request(format!(
+            "`--examples {}`: this is a file\n\nhint: name a folder for pictures, or a file that ends in `.npz`",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn check_file(option: &str, path: &Path) -> Result<(), Failure> {
+    let shown = path.display();
+    if path.is_dir() {
+        let text = format!("`{option} {shown}`: this is a folder; name a file in it");
+        return Err(Failure::request(text));
+    }
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
+            Err(Failure::request(format!(
+                "`{option} {shown}`: there is no folder {}",
+                folder.display()
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_npz(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "npz")
+}
+
+/// A budget that takes in more than an image has.
+fn too_large(budget: &Budget, [_, height, width]: [usize; 3]) -> Result<(), Failure> {
+    let too_large = match budget {
+        Budget::Patch(patch) => patch.side > height.min(width),
+        Budget::Norm(threat) if threat.norm == Norm::L0 => {
+            f64::from(threat.eps.value()) > (height * width) as f64
+        }
+        _ => false,
+    };
+    if too_large {
+        return Err(Failure::request(format!(
+            "{budget} is more than an image of {height} x {width} pixels has"
+        )));
+    }
+    Ok(())
+}
+
+/// What to attack with, and how hard.
+fn plan(
+    args: &args::Audit,
+    file: Option<&PlanFile>,
+    run: Option<&Plan>,
+) -> Result<AuditPlan, Failure> {
+    if let Some(file) = file {
+        if !args.threat.is_empty() {
+            return Err(Failure::request(
+                "`--threat` goes with `--plan standard` or `--plan quick`: a plan file names its own budgets",
+            ));
+        }
+        return Ok(file.plan.clone());
+    }
+    let within = match (&args.threat[..], run) {
+        ([], Some(plan)) => vec![Budget::from(plan.threat.model())],
+        ([], None) => {
+            return Err(Failure::request(
+                "the model is in no run, so its threat model is not known\n\nhint: name one, such as `--threat linf:8/255`",
+            ));
+        }
+        (threats, _) => threats.to_vec(),
+    };
+    let name = match args.plan {
+        PlanName::Suite(name) => name,
+        PlanName::File(_) => SuiteName::default(),
+    };
+    Ok(AuditPlan::of(name, within))
+}
+
+/// Where an audit is kept unless told otherwise: in the checkpoint, or under the name of the file, in the current folder.
+fn audit_folder(origin: &Origin) -> PathBuf {
+    match origin {
+        Origin::Checkpoint(folder) => folder.join("audit"),
+        Origin::File(path) => Path::new("audits").join(path.file_stem().unwrap_or_default()),
+    }
+}
+
+/// Shape of the images and names of the classes.
+pub(crate) type Takes = ([usize; 3], Vec<String>);
 
 /// The plan of the run that a model is of, if it is of one.
 fn run_of(model: &Path) -> Option<Plan> {
@@ -395,11 +593,11 @@ fn run_of(model: &Path) -> Option<Plan> {
 }
 
 /// Shape of the images and names of the classes, where the data tell them before they are loaded: a weights file does not.
-fn shape_of(args: &args::Audit, run: Option<&Plan>) -> Result<Option<subject::Takes>, Failure> {
+fn shape_of(args: &args::Audit, run: Option<&Plan>) -> Result<Option<Takes>, Failure> {
     let source = match &args.data {
         Some(args::DataName::Known(source)) => *source,
         Some(args::DataName::Files(path)) => {
-            let data = user_data(path, args)?;
+            let data = user_data(path, args, run)?;
             return Ok(Some((data.shape, data.classes.to_vec())));
         }
         None => match run {
@@ -417,7 +615,7 @@ fn test_data(
     description: &Description,
 ) -> Result<Dataset, Failure> {
     let data = match (&args.data, run) {
-        (Some(args::DataName::Files(path)), _) => user_data(path, args)?,
+        (Some(args::DataName::Files(path)), _) => user_data(path, args, run)?,
         (Some(args::DataName::Known(source)), _) => known_data(&DataConfig::of(*source), 0)?,
         (None, Some(plan)) => known_data(&plan.data, plan.seed)?,
         (None, None) => {
@@ -436,11 +634,39 @@ fn test_data(
             data.classes.len()
         )));
     }
-    let mut data = data.take(args.samples.unwrap_or(data.len()));
+    let data = data.take(args.samples.unwrap_or(data.len()));
     if data.is_empty() {
         return Err(Failure::request("there are no test images to audit on"));
     }
-    data.classes = Arc::new(description.classes.clone());
+    named_as(data, &description.classes).map_err(Failure::request)
+}
+
+/// The data with the classes of the model: by name, or in their order if they have no name in common.
+fn named_as(mut data: Dataset, classes: &[String]) -> Result<Dataset, String> {
+    let place = |name: &String| classes.iter().position(|class| class == name);
+    let places: Vec<_> = data.classes.iter().map(place).collect();
+    if places.iter().any(Option::is_some) {
+        let to: Option<Vec<u32>> = places
+            .iter()
+            .map(|place| place.map(|place| place as u32))
+            .collect();
+        let to = to.ok_or_else(|| {
+            let known =
+                |(name, place): (&String, &Option<usize>)| place.is_none().then(|| name.clone());
+            let unknown = data.classes.iter().zip(&places).find_map(known);
+            format!(
+                "{} has a class `{}` that the model does not know; it knows {}",
+                data.name,
+                unknown.unwrap_or_default(),
+                classes.join(", ")
+            )
+        })?;
+        if to.iter().enumerate().any(|(from, &to)| from as u32 != to) {
+            let labels = data.labels.iter().map(|&label| to[label as usize]);
+            data.labels = Arc::new(labels.collect());
+        }
+    }
+    data.classes = Arc::new(classes.to_vec());
     Ok(data)
 }
 
@@ -448,12 +674,38 @@ fn known_data(config: &DataConfig, seed: u64) -> Result<Dataset, Failure> {
     Ok(gauntlet_data::load(config, &fetch::default_root(), seed)?.test)
 }
 
+/// The training part of the data, for what is found on other images than those of the audit.
+fn training_data(args: &args::Audit, run: Option<&Plan>) -> Result<Dataset, String> {
+    let (config, seed) = match (&args.data, run) {
+        (Some(args::DataName::Known(source)), _) => (DataConfig::of(*source), 0),
+        (Some(args::DataName::Files(path)), _) if path.is_dir() => {
+            let mut config = DataConfig::of(Source::ImageFolder);
+            config.path = Some(path.clone());
+            (config, split_seed(run))
+        }
+        (None, Some(plan)) => (plan.data.clone(), plan.seed),
+        _ => return Err("arrays are test images; it needs training images".to_owned()),
+    };
+    let splits = gauntlet_data::load(&config, &fetch::default_root(), seed);
+    Ok(splits.map_err(|error| error.to_string())?.train)
+}
+
+/// What decides which images of a folder are its test part where it has no folder for that. Of the run's own folder none may be that
+/// it was trained on.
+fn split_seed(run: Option<&Plan>) -> u64 {
+    run.map_or(0, |run| run.seed)
+}
+
 /// A folder of images, or arrays.
-fn user_data(path: &Path, args: &args::Audit) -> Result<Dataset, Failure> {
+fn user_data(path: &Path, args: &args::Audit, run: Option<&Plan>) -> Result<Dataset, Failure> {
     if path.is_dir() {
         let mut config = DataConfig::of(Source::ImageFolder);
         config.path = Some(path.to_owned());
-        return known_data(&config, 0);
+        return Ok(gauntlet_data::load_test(
+            &config,
+            &fetch::default_root(),
+            split_seed(run),
+        )?);
     }
     Ok(arrays::load(
         path,
@@ -529,7 +781,7 @@ fn print(audit: &Audit) {
                 &attack.name,
                 &percent(attack.robust_accuracy),
                 &interval(wilson(count, audit.data.samples)),
-                &duration(attack.seconds),
+                &short(attack.seconds),
             ]);
         }
     }
@@ -554,6 +806,14 @@ fn print(audit: &Audit) {
             first_remedy(&finding.code)
         ));
     }
+}
+
+/// `0.4 s`, `12 s`
+fn short(seconds: f64) -> String {
+    if seconds < 9.95 {
+        return format!("{seconds:.1} s");
+    }
+    duration(seconds)
 }
 
 /// Where to read on.
@@ -604,8 +864,10 @@ fn print_corruptions(results: &[CorruptionResult]) {
 impl Requirement {
     /// What is to be said if the audit does not meet it.
     fn missed(&self, audit: &Audit) -> Option<String> {
-        let wanted = self.threat.to_string();
-        let Some(found) = audit.threats.iter().find(|threat| threat.threat == wanted) else {
+        let wanted = &self.threat;
+        let is_wanted = |text: &str| text.parse().is_ok_and(|budget: Budget| budget == *wanted);
+        let mut threats = audit.threats.iter();
+        let Some(found) = threats.find(|threat| is_wanted(&threat.threat)) else {
             return Some(format!(
                 "`--require {wanted}`: the audit did not measure {wanted}"
             ));

@@ -9,8 +9,8 @@ pub(crate) fn config(command: ConfigCommand) -> Result<(), Failure> {
         ConfigCommand::Check { files, sets } => {
             let mut wrong = 0;
             for file in &files {
-                match config::read(file, &sets.sets) {
-                    Ok(_) => output::print(format!("{}: fine", file.display())),
+                match config::check(file, &sets.sets) {
+                    Ok(()) => output::print(format!("{}: fine", file.display())),
                     Err(failure) => {
                         wrong += 1;
                         output::say(format!("{failure}\n"));
@@ -31,8 +31,12 @@ pub(crate) fn config(command: ConfigCommand) -> Result<(), Failure> {
             );
             Ok(())
         }
-        ConfigCommand::Schema => {
-            output::print_json(config::schema());
+        ConfigCommand::Schema { audit } => {
+            output::print_json(if audit {
+                config::audit_schema()
+            } else {
+                config::schema()
+            });
             Ok(())
         }
     }

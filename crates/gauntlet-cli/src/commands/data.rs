@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 
-use gauntlet_data::picture::RgbImage;
+use gauntlet_data::corruptions::Corruption;
+use gauntlet_data::picture::{self, RgbImage};
 use gauntlet_data::{DataConfig, DataError, Dataset, Source, Splits, fetch};
 use serde_json::json;
 
@@ -22,7 +23,18 @@ pub(crate) fn data(command: Data, quiet: bool) -> Result<(), Failure> {
     match command {
         Data::List { json } => list(json.json),
         Data::Fetch { name, from } => get(&name, from.as_deref(), quiet),
-        Data::Show { name, png, json } => show(&name, png, json.json),
+        Data::Show {
+            name,
+            png,
+            corruption,
+            json,
+        } => {
+            let families = match corruption {
+                Some(name) => Some(families(&name)?),
+                None => None,
+            };
+            show(&name, png, families, json.json)
+        }
     }
 }
 
@@ -177,7 +189,27 @@ fn get(name: &str, from: Option<&Path>, quiet: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn show(name: &str, png: Option<PathBuf>, json: bool) -> Result<(), Failure> {
+/// The corruption of this name, or all.
+fn families(name: &str) -> Result<Vec<Corruption>, Failure> {
+    if name == "all" {
+        return Ok(Corruption::ALL.into());
+    }
+    name.parse().map(|family| vec![family]).map_err(|_| {
+        let names = Corruption::ALL.map(Corruption::name);
+        let hint = match nearest(name, &names) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("`all`, or one of {}", names.join(", ")),
+        };
+        Failure::request(format!("`{name}` is no corruption\n\nhint: {hint}"))
+    })
+}
+
+fn show(
+    name: &str,
+    png: Option<PathBuf>,
+    corruptions: Option<Vec<Corruption>>,
+    json: bool,
+) -> Result<(), Failure> {
     let config = if Path::new(name).is_dir() && source(name).is_err() {
         plain(Source::ImageFolder, Some(name.into()))
     } else {
@@ -206,11 +238,14 @@ fn show(name: &str, png: Option<PathBuf>, json: bool) -> Result<(), Failure> {
         print(table.trim_fmt());
     }
     if let Some(path) = png {
-        let image = sheet(&splits.train);
+        let (image, what) = match corruptions {
+            Some(families) => (corrupted(&splits.test, &families)?, "corruptions"),
+            None => (sheet(&splits.train), "images of each class"),
+        };
         image
             .save(&path)
             .map_err(|error| Failure::running(format!("{}: {error}", path.display())))?;
-        say(format!("images of each class in {}", path.display()));
+        say(format!("{what} in {}", path.display()));
     }
     Ok(())
 }
@@ -225,6 +260,18 @@ fn describe(splits: &Splits, counts: &[Vec<usize>; 2]) -> serde_json::Value {
         "train": part(&splits.train, &counts[0]),
         "test": part(&splits.test, &counts[1]),
     })
+}
+
+/// The first image of a set under corruptions.
+fn corrupted(set: &Dataset, families: &[Corruption]) -> Result<RgbImage, Failure> {
+    let Some(&id) = set.ids.first() else {
+        return Err(Failure::request(format!("{} has no test image", set.name)));
+    };
+    let size: usize = set.shape.iter().product();
+    let pixels = &set.pixels[id as usize * size..][..size];
+    let scale = 1.0 / f32::from(set.max.max(1));
+    let image: Vec<f32> = pixels.iter().map(|&p| f32::from(p) * scale).collect();
+    Ok(picture::corruptions(&image, set.shape, families, 0, id))
 }
 
 /// Images across the sheet.
@@ -285,6 +332,14 @@ mod tests {
             let text = source(wrong).unwrap_err().to_string();
             assert!(text.contains(near), "{text}");
         }
+    }
+
+    #[test]
+    fn corruptions_are_one_or_all_or_the_nearest_is_told() {
+        assert_eq!(families("fog").unwrap(), [Corruption::Fog]);
+        assert_eq!(families("all").unwrap().len(), 19);
+        let text = families("shot-nose").unwrap_err().to_string();
+        assert!(text.contains("`shot-noise`"), "{text}");
     }
 
     #[test]

@@ -20,4 +20,5 @@ pub(crate) use devices::devices;
 pub(crate) use model::model;
 pub(crate) use resume::resume;
 pub(crate) use runs::runs;
+pub(crate) use subject::Subject;
 pub(crate) use train::train;

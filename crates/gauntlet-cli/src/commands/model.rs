@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use gauntlet_models::import::Weights;
 use gauntlet_models::{Arch, named};
 use gauntlet_train::checkpoint;
 use serde_json::json;
@@ -29,7 +30,44 @@ pub(crate) fn model(command: Model) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Lists the tensors of a weights file of another tool.
+fn show_file(path: &Path, json: bool) -> Result<(), Failure> {
+    let tensors = Weights::open(path, None)?.list();
+    if json {
+        let tensors: Vec<_> = tensors
+            .iter()
+            .map(|tensor| json!({ "path": tensor.name, "shape": tensor.shape, "dtype": tensor.dtype }))
+            .collect();
+        output::print_json(&json!({ "schema": 1, "file": path, "tensors": tensors }));
+        return Ok(());
+    }
+    let mut table = output::table(&["tensor", "shape", "type", ">values"]);
+    let mut total = 0;
+    for tensor in &tensors {
+        let shape: Vec<_> = tensor.shape.iter().map(usize::to_string).collect();
+        let values = tensor.shape.iter().product::<usize>() as u64;
+        total += values;
+        table.add_row([
+            &tensor.name,
+            &shape.join(" x "),
+            &tensor.dtype,
+            &thousands(values),
+        ]);
+    }
+    output::print(format!(
+        "{}\n{} tensors, {} values\n{}",
+        table.trim_fmt(),
+        tensors.len(),
+        thousands(total),
+        path.display()
+    ));
+    Ok(())
+}
+
 fn show(path: &Path, json: bool) -> Result<(), Failure> {
+    if path.is_file() {
+        return show_file(path, json);
+    }
     let folder = checkpoint_in(path)?;
     let (network, description) = checkpoint::load_network(&folder, &Device::flex())?;
     let tensors = named::list(&network);

@@ -86,7 +86,7 @@ impl Job {
 
     /// Trains what is not trained yet, judges, and writes the report. Parts that are finished return at once.
     pub(crate) fn work(&self, run: &RunDir) -> Result<(), Failure> {
-        interrupt::catch();
+        interrupt::catch("saving a checkpoint");
         self.record_environment(run)?;
         self.introduce(run);
         let plan = self.plan();

@@ -1,5 +1,7 @@
-//! Config files: read, changed by `--set`, checked; every problem told at once with its place.
+//! Config files: read, changed by `--set`, checked; every problem told at once with its place. Plans of audits are read the
+//! same way.
 
+mod audit_plan;
 mod check;
 mod schema;
 mod sets;
@@ -17,10 +19,11 @@ use toml::Table;
 
 use crate::devices::Spec;
 use crate::failure::Failure;
-use check::Problem;
+use check::{Problem, Shape};
 use source::Source;
 
-pub(crate) use schema::schema;
+pub(crate) use audit_plan::PlanFile;
+pub(crate) use schema::{audit_schema, schema};
 pub(crate) use sets::Set;
 pub(crate) use words::nearest;
 
@@ -44,14 +47,35 @@ struct Origin {
 /// # Errors
 /// All that is wrong with it, by file and line.
 pub(crate) fn read(path: &Path, sets: &[Set]) -> Result<Config, Failure> {
-    let text = fs::read_to_string(path).map_err(|error| {
+    let text = text_of(path, "configs/")?;
+    parse(path, text, sets)
+}
+
+/// Checks the file `path`: a config, with `sets` over it, or a plan of an audit.
+///
+/// # Errors
+/// All that is wrong with it, by file and line.
+pub(crate) fn check(path: &Path, sets: &[Set]) -> Result<(), Failure> {
+    let table = fs::read_to_string(path).ok();
+    let table = table.and_then(|text| text.parse::<Table>().ok());
+    if table.is_some_and(|table| audit_plan::is_plan(&table)) {
+        // Problems that depend on the number of classes are for the audit to tell.
+        return PlanFile::read(path)?.check(10);
+    }
+    read(path, sets).map(drop)
+}
+
+/// The text of a file that a person wrote; ready-made ones are in `folder`.
+fn text_of(path: &Path, folder: &str) -> Result<String, Failure> {
+    fs::read_to_string(path).map_err(|error| {
         let hint = match error.kind() {
-            std::io::ErrorKind::NotFound => "\n\nhint: ready-made ones are in `configs/`",
-            _ => "",
+            std::io::ErrorKind::NotFound => {
+                format!("\n\nhint: ready-made ones are in `{folder}`")
+            }
+            _ => String::new(),
         };
         Failure::request(format!("{}: {}{hint}", path.display(), reason(&error)))
-    })?;
-    parse(path, text, sets)
+    })
 }
 
 /// An I/O error in plain words.
@@ -83,7 +107,17 @@ fn parse(path: &Path, text: String, sets: &[Set]) -> Result<Config, Failure> {
         set.apply(&mut table, schema::is_text(&set.path))
             .map_err(|problem| Failure::request(format!("{}: {problem}", set.argument())))?;
     }
-    let problems = check::problems(&table);
+    if audit_plan::is_plan(&table) {
+        let name = &origin.source.name;
+        return Err(Failure::request(format!(
+            "{name} is no config but a plan of an audit\n\nhint: `gauntlet audit RUN --plan {name}`"
+        )));
+    }
+    let shape = Shape {
+        schema: schema(),
+        name: "a config",
+    };
+    let problems = check::problems(shape, &table);
     if !problems.is_empty() {
         return Err(origin.report(&problems));
     }

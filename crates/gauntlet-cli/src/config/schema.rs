@@ -1,7 +1,8 @@
-//! The JSON Schema of a config file, and what it says of a key.
+//! The JSON Schemas of config files and of plans of audits, and what they say of a key.
 
 use std::sync::OnceLock;
 
+use gauntlet_audit::AuditPlan;
 use gauntlet_train::Plan;
 use serde_json::Value as Json;
 
@@ -13,9 +14,17 @@ pub(crate) fn schema() -> &'static Json {
     SCHEMA.get_or_init(|| schemars::schema_for!(Plan).to_value())
 }
 
-/// Whether the value at `path` is text, so that `--set name=1` means the text `1`.
+/// The JSON Schema of a plan of an audit.
+pub(crate) fn audit_schema() -> &'static Json {
+    static SCHEMA: OnceLock<Json> = OnceLock::new();
+    SCHEMA.get_or_init(|| schemars::schema_for!(AuditPlan).to_value())
+}
+
+/// Whether the value at `path` of a config is text, so that `--set name=1` means the text `1`.
 pub(crate) fn is_text(path: &str) -> bool {
-    let mut at = schema();
+    let root = schema();
+    let resolve = |at| resolve(root, at);
+    let mut at = root;
     for key in path.split('.') {
         match resolve(at).get("properties").and_then(|keys| keys.get(key)) {
             Some(next) => at = next,
@@ -25,45 +34,47 @@ pub(crate) fn is_text(path: &str) -> bool {
     resolve(at)["type"] == "string"
 }
 
-/// Follows a reference.
-pub(super) fn resolve(schema: &Json) -> &Json {
+/// Follows a reference within `root`.
+pub(super) fn resolve<'a>(root: &'a Json, schema: &'a Json) -> &'a Json {
     match schema["$ref"]
         .as_str()
         .and_then(|path| path.strip_prefix('#'))
     {
-        Some(pointer) => self::schema().pointer(pointer).map_or(schema, resolve),
+        Some(pointer) => root
+            .pointer(pointer)
+            .map_or(schema, |found| resolve(root, found)),
         None => schema,
     }
 }
 
 /// The alternatives of a schema that are not `null`, which TOML cannot write.
-pub(super) fn alternatives(schema: &Json) -> Vec<&Json> {
+pub(super) fn alternatives<'a>(root: &'a Json, schema: &'a Json) -> Vec<&'a Json> {
     let listed = schema.get("anyOf").or_else(|| schema.get("oneOf"));
     let all = listed.and_then(Json::as_array).into_iter().flatten();
-    all.map(resolve)
+    all.map(|one| resolve(root, one))
         .filter(|one| one["type"] != "null")
         .collect()
 }
 
 /// The texts a schema allows, if it is a list of such.
-pub(super) fn names(schema: &Json) -> Option<Vec<&str>> {
+pub(super) fn names<'a>(root: &'a Json, schema: &'a Json) -> Option<Vec<&'a str>> {
     if let Some(constant) = schema["const"].as_str() {
         return Some(vec![constant]);
     }
     if let Some(list) = schema["enum"].as_array() {
         return list.iter().map(Json::as_str).collect();
     }
-    let parts = alternatives(schema);
+    let parts = alternatives(root, schema);
     if parts.is_empty() {
         return None;
     }
-    let lists: Option<Vec<_>> = parts.into_iter().map(names).collect();
+    let lists: Option<Vec<_>> = parts.into_iter().map(|part| names(root, part)).collect();
     Some(lists?.concat())
 }
 
 /// The key that tells alternatives apart, and its value in this one.
-pub(super) fn tag(schema: &Json) -> Option<(&str, &str)> {
-    let keys = resolve(schema)["properties"].as_object()?;
+pub(super) fn tag<'a>(root: &'a Json, schema: &'a Json) -> Option<(&'a str, &'a str)> {
+    let keys = resolve(root, schema)["properties"].as_object()?;
     let mut constants = keys
         .iter()
         .filter_map(|(key, value)| Some((key.as_str(), value["const"].as_str()?)));
@@ -83,24 +94,33 @@ pub(super) fn types(schema: &Json) -> Vec<&str> {
     }
 }
 
-/// Paths of all keys called `key`.
-pub(super) fn places_of(
+/// Paths of all keys of `root` called `key`, in order.
+pub(super) fn places_of(root: &Json, key: &str) -> Vec<String> {
+    let mut places = Vec::new();
+    collect_places(root, key, root, "", 0, &mut places);
+    places.dedup();
+    places
+}
+
+fn collect_places(
+    root: &Json,
     key: &str,
     schema: &Json,
     path: &str,
     depth: usize,
     places: &mut Vec<String>,
 ) {
-    let schema = resolve(schema);
-    for one in alternatives(schema) {
-        places_of(key, one, path, depth + 1, places);
+    let schema = resolve(root, schema);
+    if depth > 8 {
+        return;
+    }
+    for one in alternatives(root, schema) {
+        collect_places(root, key, one, path, depth + 1, places);
     }
     let known = schema["properties"].as_object().into_iter().flatten();
     for (name, inner) in known {
         let here = join(path, name);
-        if depth < 8 {
-            places_of(key, inner, &here, depth + 1, places);
-        }
+        collect_places(root, key, inner, &here, depth + 1, places);
         if name == key {
             places.push(here);
         }
@@ -123,8 +143,7 @@ mod tests {
 
     #[test]
     fn a_key_is_found_in_every_table_that_has_it() {
-        let mut places = Vec::new();
-        places_of("momentum", schema(), "", 0, &mut places);
+        let places = places_of(schema(), "momentum");
         assert_eq!(places, ["train.optimizer.momentum"]);
     }
 }

@@ -85,7 +85,8 @@ impl Source {
         self.nearest(path).map_or(0, |(_, place)| place.key.start)
     }
 
-    fn show(&self, range: &Range<usize>, problem: &str) -> String {
+    /// `problem` with file, line and column of `range`, and that line.
+    pub(crate) fn show(&self, range: &Range<usize>, problem: &str) -> String {
         let start = range.start.min(self.text.len());
         let before = &self.text[..start];
         let number = before.matches('\n').count() + 1;
@@ -130,7 +131,11 @@ fn collect(table: &DeTable<'_>, above: &str, places: &mut BTreeMap<String, Place
                         key: item.span(),
                         value: item.span(),
                     };
-                    places.insert(format!("{path}[{index}]"), place);
+                    let path = format!("{path}[{index}]");
+                    if let DeValue::Table(inner) = item.get_ref() {
+                        collect(inner, &path, places);
+                    }
+                    places.insert(path, place);
                 }
             }
             _ => {}
@@ -162,6 +167,20 @@ mod tests {
         assert!(shown.starts_with("run.toml:4:29: no such key"), "{shown}");
         let shown = source.locate("train.schedule.kind", Part::Value, "missing");
         assert!(shown.starts_with("run.toml:2:2: missing"), "{shown}");
+        let source = super::Source::parse(
+            Path::new("run.toml"),
+            "[[threat]]\nwithin = 3\n[[threat]]\n[[threat.attack]]\nkind = \"a\"\n".to_owned(),
+        )
+        .unwrap()
+        .0;
+        let shown = source.locate("threat[0].within", Part::Value, "wrong");
+        assert!(shown.starts_with("run.toml:2:10: wrong"), "{shown}");
+        let shown = source.locate("threat[1].within", Part::Key, "missing");
+        assert!(shown.starts_with("run.toml:3:1: missing"), "{shown}");
+        let shown = source.locate("threat[1].attack[0].kind", Part::Key, "wrong");
+        assert!(shown.starts_with("run.toml:5:1: wrong"), "{shown}");
+        let shown = source.locate("threat[1].attack[0]", Part::Value, "wrong");
+        assert!(shown.starts_with("run.toml:4:1: wrong"), "{shown}");
         assert_eq!(
             source.locate("data", Part::Key, "missing"),
             "run.toml: missing"

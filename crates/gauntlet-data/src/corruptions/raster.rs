@@ -202,7 +202,7 @@ pub(super) fn zoom(plane: &[f32], width: usize, factor: f64) -> Vec<f32> {
     let axis = |length: usize| -> Vec<(usize, usize, f32)> {
         let inside = (length as f64 / factor).ceil() as usize;
         let first = (length - inside) / 2;
-        let stretched = ((inside as f64 * factor).round() as usize).max(length);
+        let stretched = ((inside as f64 * factor).round_ties_even() as usize).max(length);
         let trim = (stretched - length) / 2;
         let ratio = inside.saturating_sub(1) as f64 / (stretched.max(2) - 1) as f64;
         (trim..trim + length)

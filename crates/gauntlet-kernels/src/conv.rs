@@ -1,0 +1,264 @@
+//! Convolution of images, the operation that small networks spend their time in.
+//!
+//! burn's CPU backend computes a convolution image by image, which leaves small ones far from what the machine can do.
+//! On that backend [`conv2d`] uses kernels of this crate (feature `flex`); on every other one, and for types other than
+//! `f32`, it is burn's own operation. Results agree to rounding.
+
+use burn::tensor::Tensor;
+use burn::tensor::module;
+use burn::tensor::ops::ConvOptions;
+
+#[cfg(feature = "flex")]
+mod flex;
+#[cfg(feature = "flex")]
+mod lanes;
+
+/// Two-dimensional convolution with zeros around the image: `y[n,o] = b[o] + sum_c w[o,c] * x[n,c]`.
+///
+/// Differentiable in all three tensors. A gradient is computed for those that are tracked, and for no other.
+/// The result for one image does not depend on the others in the batch, to the last bit (on the CPU backend).
+///
+/// # Shapes
+///
+/// - `x`: `[batch, channels, height, width]`
+/// - `weight`: `[outputs, channels, kernel height, kernel width]`
+/// - `bias`: `[outputs]`
+/// - result: `[batch, outputs, (height + 2 padding - kernel height) / stride + 1, ..]`
+pub fn conv2d(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    stride: [usize; 2],
+    padding: [usize; 2],
+) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if flex::takes(&x, &weight, stride, padding) {
+        return flex::conv2d(x, weight, bias, stride, padding);
+    }
+    module::conv2d(
+        x,
+        weight,
+        bias,
+        ConvOptions::new(stride, padding, [1, 1], 1),
+    )
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::{Device, Distribution};
+
+    use super::*;
+
+    #[derive(Clone, Copy, Debug)]
+    struct Case {
+        batch: usize,
+        channels: [usize; 2],
+        size: [usize; 2],
+        kernel: [usize; 2],
+        stride: [usize; 2],
+        padding: [usize; 2],
+    }
+
+    fn case(
+        batch: usize,
+        channels: [usize; 2],
+        size: [usize; 2],
+        kernel: [usize; 2],
+        stride: [usize; 2],
+        padding: [usize; 2],
+    ) -> Case {
+        Case {
+            batch,
+            channels,
+            size,
+            kernel,
+            stride,
+            padding,
+        }
+    }
+
+    fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+        Tensor::random(shape, Distribution::Uniform(-1.0, 1.0), &Device::flex())
+    }
+
+    impl Case {
+        fn x(&self) -> Tensor<4> {
+            random([self.batch, self.channels[0], self.size[0], self.size[1]])
+        }
+
+        fn weight(&self) -> Tensor<4> {
+            let [inputs, outputs] = self.channels;
+            random([outputs, inputs, self.kernel[0], self.kernel[1]])
+        }
+
+        fn ours(&self, x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
+            assert!(flex::takes(&x, &weight, self.stride, self.padding));
+            conv2d(x, weight, bias, self.stride, self.padding)
+        }
+
+        fn burns(&self, x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
+            let options = ConvOptions::new(self.stride, self.padding, [1, 1], 1);
+            module::conv2d(x, weight, bias, options)
+        }
+    }
+
+    /// Sums have different orders: they differ by rounding, which grows with what is summed.
+    fn assert_close<const D: usize>(ours: Tensor<D>, burns: Tensor<D>, what: &str, case: Case) {
+        assert_eq!(ours.dims(), burns.dims(), "{what} of {case:?}");
+        let [ours, burns] = [ours, burns].map(|t| t.try_into_vec_as::<f32>().unwrap());
+        let scale = burns.iter().fold(1.0f32, |m, v| m.max(v.abs()));
+        for (i, (a, b)) in ours.iter().zip(&burns).enumerate() {
+            let far = (a - b).abs() / scale;
+            assert!(far <= 2e-6, "{what} of {case:?} at {i}: {a}, not {b}");
+        }
+    }
+
+    fn cases() -> Vec<Case> {
+        let mut cases = vec![
+            // The networks' own layers, at batches that fill blocks and that do not.
+            case(19, [1, 16], [28, 28], [4, 4], [2, 2], [1, 1]),
+            case(37, [16, 32], [14, 14], [4, 4], [2, 2], [1, 1]),
+            case(8, [1, 32], [28, 28], [5, 5], [1, 1], [2, 2]),
+            case(5, [3, 16], [32, 32], [3, 3], [1, 1], [1, 1]),
+            case(3, [8, 12], [8, 8], [1, 1], [2, 2], [0, 0]),
+            case(2, [64, 64], [4, 4], [3, 3], [1, 1], [1, 1]),
+            // One pixel; a kernel as large as the image; one smaller than its stride; rows unlike columns.
+            case(1, [1, 1], [1, 1], [1, 1], [1, 1], [0, 0]),
+            case(6, [2, 5], [6, 5], [6, 5], [1, 1], [0, 0]),
+            case(4, [2, 6], [9, 11], [2, 1], [3, 3], [1, 0]),
+            case(17, [3, 7], [5, 9], [3, 2], [2, 1], [0, 2]),
+            // More padding than kernel, and pixels that no output sees.
+            case(2, [1, 4], [3, 3], [2, 2], [3, 3], [2, 2]),
+            case(3, [2, 3], [8, 8], [3, 3], [3, 3], [0, 0]),
+        ];
+        for stride in 1..=3 {
+            for padding in 0..=2 {
+                for channels in [[1, 4], [3, 5]] {
+                    let (stride, padding) = ([stride; 2], [padding; 2]);
+                    cases.push(case(9, channels, [7, 10], [3, 3], stride, padding));
+                    cases.push(case(1, channels, [7, 10], [3, 3], stride, padding));
+                }
+            }
+        }
+        cases
+    }
+
+    #[test]
+    fn results_and_gradients_are_those_of_burn() {
+        for case in cases() {
+            let (x, weight) = (case.x(), case.weight());
+            let bias = random([case.channels[1]]);
+            let plain = case.ours(x.clone(), weight.clone(), None);
+            let dy = plain.random_like(Distribution::Uniform(-1.0, 1.0));
+            let burns = case.burns(x.clone(), weight.clone(), None);
+            assert_close(plain, burns, "result without bias", case);
+
+            let [ours, burns] = [Case::ours, Case::burns].map(|conv| {
+                let x = x.clone().autodiff().require_grad();
+                let weight = weight.clone().autodiff().require_grad();
+                let bias = bias.clone().autodiff().require_grad();
+                let y = conv(&case, x.clone(), weight.clone(), Some(bias.clone()));
+                let grads = (y.clone() * dy.clone().autodiff()).sum().backward();
+                let [dx, dw] = [x, weight].map(|t| t.grad(&grads).unwrap());
+                (y.inner(), dx, dw, bias.grad(&grads).unwrap())
+            });
+            assert_close(ours.0, burns.0, "result", case);
+            assert_close(ours.1, burns.1, "input gradient", case);
+            assert_close(ours.2, burns.2, "weight gradient", case);
+            assert_close(ours.3, burns.3, "bias gradient", case);
+        }
+    }
+
+    #[test]
+    fn a_row_has_the_same_bits_in_any_batch() {
+        for case in [
+            case(37, [1, 6], [9, 10], [4, 4], [2, 2], [1, 1]),
+            case(37, [3, 8], [6, 5], [3, 3], [1, 1], [0, 0]),
+        ] {
+            let (x, weight, bias) = (case.x(), case.weight(), random([case.channels[1]]));
+            let both = |x: Tensor<4>| {
+                let x = x.autodiff().require_grad();
+                let y = case.ours(x.clone(), weight.clone(), Some(bias.clone()));
+                let grads = (y.clone() * y.clone()).sum().backward();
+                [y.inner(), x.grad(&grads).unwrap()]
+            };
+            let whole = both(x.clone());
+            // Every size of block, and rows in other lanes.
+            for (from, to) in [(0, 1), (3, 7), (1, 6), (30, 37), (5, 16), (2, 18), (9, 37)] {
+                let part = both(x.clone().slice([from..to]));
+                for (part, whole) in part.into_iter().zip(whole.clone()) {
+                    let same = whole.slice([from..to]).into_data();
+                    part.into_data().assert_eq(&same, true);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_batch_stays_empty() {
+        let case = case(0, [2, 3], [5, 5], [3, 3], [1, 1], [1, 1]);
+        let (x, weight) = (case.x().autodiff().require_grad(), case.weight());
+        let weight = weight.autodiff().require_grad();
+        let y = case.ours(x.clone(), weight.clone(), None);
+        assert_eq!(y.dims(), [0, 3, 5, 5]);
+        let grads = y.sum().backward();
+        assert_eq!(x.grad(&grads).unwrap().dims(), [0, 2, 5, 5]);
+        let dw = weight.grad(&grads).unwrap();
+        assert_close(dw.clone(), dw.zeros_like(), "weight gradient", case);
+    }
+
+    #[test]
+    fn views_are_read_in_their_order() {
+        let case = case(5, [3, 4], [6, 7], [3, 2], [2, 1], [1, 1]);
+        let views = [
+            random([5, 6, 7, 3]).permute([0, 3, 1, 2]),
+            random([7, 3, 6, 9]).slice([1..6, 0..3, 0..6, 1..8]),
+            random([1, 3, 6, 7]).expand([5, 3, 6, 7]),
+            random([5, 3, 6, 7]).flip([0, 3]),
+        ];
+        for x in views {
+            let weight = random([3, 4, 2, 3]).permute([1, 0, 3, 2]);
+            let bias = random([9]).slice([2..6]);
+            let ours = case.ours(x.clone(), weight.clone(), Some(bias.clone()));
+            let burns = case.burns(x, weight, Some(bias));
+            assert_close(ours, burns, "result of a view", case);
+        }
+    }
+
+    #[test]
+    fn only_tracked_tensors_have_gradients_however_often_they_are_used() {
+        let case = case(6, [4, 4], [5, 5], [3, 3], [1, 1], [1, 1]);
+        let (x, weight) = (case.x(), case.weight());
+        for [track_x, track_weight] in [[true, false], [false, true], [true, true]] {
+            let [ours, burns] = [Case::ours, Case::burns].map(|conv| {
+                let leaf = |t: &Tensor<4>, tracked| match tracked {
+                    true => t.clone().autodiff().require_grad(),
+                    false => t.clone(),
+                };
+                let (x, weight) = (leaf(&x, track_x), leaf(&weight, track_weight));
+                let once = conv(&case, x.clone(), weight.clone(), None);
+                let twice = conv(&case, once.clone().tanh(), weight.clone(), None);
+                let grads = (twice + once * conv(&case, x.clone(), weight.clone(), None))
+                    .sum()
+                    .backward();
+                [(x, track_x), (weight, track_weight)].map(|(leaf, tracked)| {
+                    // An untracked tensor has no place for a gradient at all.
+                    tracked.then(|| leaf.grad(&grads).unwrap())
+                })
+            });
+            for (ours, burns) in ours.into_iter().zip(burns).filter_map(|(a, b)| a.zip(b)) {
+                assert_close(ours, burns, "gradient of a leaf used twice", case);
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_kernels_do_not_take_is_left_to_burn() {
+        let (x, weight) = (random([1, 2, 4, 4]), random([3, 2, 3, 3]));
+        assert!(flex::takes(&x, &weight, [1, 1], [0, 0]));
+        assert!(!flex::takes(&x, &random([3, 2, 5, 3]), [1, 1], [0, 0]));
+        assert!(!flex::takes(&x, &random([3, 1, 3, 3]), [1, 1], [0, 0]));
+        let double = x.clone().cast(burn::tensor::DType::F64);
+        assert!(!flex::takes(&double, &weight, [1, 1], [0, 0]));
+    }
+}

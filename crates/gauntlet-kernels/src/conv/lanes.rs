@@ -1,0 +1,647 @@
+//! Convolution on the CPU with images as the lanes of a vector.
+//!
+//! Images are taken in blocks of as many as a vector has lanes, and turned so that one pixel of the whole block is one
+//! vector. Every product of a convolution is then "one weight times one vector", whatever the kernel, stride and number
+//! of channels: no im2col, no edges inside a vector, and one image in three channels fills the machine as well as 64.
+//! Each output is summed over its taps in one order, in its own lane: a row's result has the same bits in any batch.
+//!
+//! Forward pass and input gradient are the same operation, a sum of shifted copies ([`Plan`]); a strided input gradient
+//! is one such sum for each phase of the stride. The loops over arrays are plain Rust that LLVM turns into vectors;
+//! `macerator`, which burn's CPU backend uses too, compiles them for each instruction set and picks one at run time.
+
+use macerator::{AutoArch, Scalar, Simd, WithSimd};
+use rayon::prelude::*;
+
+/// One number of each image of a block.
+type Lanes<const L: usize> = [f32; L];
+
+/// Output channels computed together. Four by two columns are eight independent sums: enough to hide the latency of
+/// fused multiply-adds, few enough for the 16 registers of AVX2.
+const CHANNELS: usize = 4;
+
+/// The sizes of a two-dimensional convolution; pairs are (rows, columns).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Geometry {
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    pub(super) size: [usize; 2],
+    pub(super) kernel: [usize; 2],
+    pub(super) stride: [usize; 2],
+    pub(super) padding: [usize; 2],
+}
+
+impl Geometry {
+    pub(super) fn output_size(&self) -> [usize; 2] {
+        [0, 1].map(|d| (self.size[d] + 2 * self.padding[d] - self.kernel[d]) / self.stride[d] + 1)
+    }
+
+    /// Numbers of an image before and after.
+    fn lengths(&self) -> [usize; 2] {
+        let [rows, columns] = self.output_size();
+        [
+            self.inputs * self.size[0] * self.size[1],
+            self.outputs * rows * columns,
+        ]
+    }
+
+    fn taps(&self) -> usize {
+        self.inputs * self.kernel[0] * self.kernel[1]
+    }
+
+    fn padded_input(&self) -> Padded {
+        Padded {
+            channels: self.inputs,
+            size: self.size,
+            before: self.padding,
+            padded: [0, 1].map(|d| self.size[d] + 2 * self.padding[d]),
+        }
+    }
+
+    /// Where the kernel's numbers lie, in the order of a weight's memory.
+    fn tap_offsets(&self, input: &Padded) -> Vec<usize> {
+        let mut taps = Vec::with_capacity(self.taps());
+        for c in 0..self.inputs {
+            for k in 0..self.kernel[0] {
+                taps.extend(
+                    (0..self.kernel[1]).map(|l| (c * input.padded[0] + k) * input.padded[1] + l),
+                );
+            }
+        }
+        taps
+    }
+}
+
+/// `y[o] = b[o] + sum_{c,k,l} w[o,c,k,l] x[c, s i + k - p, s j + l - p]` for each image.
+pub(super) fn forward(x: &[f32], w: &[f32], b: &[f32], g: Geometry) -> Vec<f32> {
+    Plan::forward(w, b, g).run(x)
+}
+
+/// The gradient by `x` of `sum(y * dy)`.
+pub(super) fn input_gradient(dy: &[f32], w: &[f32], g: Geometry) -> Vec<f32> {
+    Plan::input_gradient(w, g).run(dy)
+}
+
+/// The gradients by `w` and `b` of `sum(y * dy)`.
+pub(super) fn weight_gradient(x: &[f32], dy: &[f32], g: Geometry) -> (Vec<f32>, Vec<f32>) {
+    let [input, output] = g.lengths();
+    let images = x.len() / input.max(1);
+    let lanes = block_size(images, 1);
+    // In order of blocks that depend on no number of threads, so that neither does the sum.
+    let parts: Vec<(Vec<f32>, Vec<f32>)> = x
+        .par_chunks(lanes * input)
+        .zip(dy.par_chunks(lanes * output))
+        .map(|(x, dy)| AutoArch::new().dispatch(WeightBlock { x, dy, g }))
+        .collect();
+    let (mut dw, mut db) = (vec![0.0; g.outputs * g.taps()], vec![0.0; g.outputs]);
+    for (w, b) in parts {
+        dw.iter_mut().zip(w).for_each(|(sum, w)| *sum += w);
+        db.iter_mut().zip(b).for_each(|(sum, b)| *sum += b);
+    }
+    (dw, db)
+}
+
+/// A grid of numbers per channel with zeros around it.
+#[derive(Clone, Copy, Debug)]
+struct Padded {
+    channels: usize,
+    size: [usize; 2],
+    before: [usize; 2],
+    padded: [usize; 2],
+}
+
+impl Padded {
+    fn len(&self) -> usize {
+        self.channels * self.padded[0] * self.padded[1]
+    }
+
+    fn image_len(&self) -> usize {
+        self.channels * self.size[0] * self.size[1]
+    }
+
+    /// The images `from` (at most `L`) turned into lanes; lanes without an image are zero.
+    #[inline(always)]
+    fn gather<const L: usize>(&self, from: &[f32], zeros: &[f32], to: &mut [Lanes<L>]) {
+        let [rows, columns] = self.size;
+        let stride = self.image_len();
+        let images = from.len() / stride;
+        for row in 0..self.channels * rows {
+            let (channel, i) = (row / rows, row % rows);
+            let start =
+                (channel * self.padded[0] + i + self.before[0]) * self.padded[1] + self.before[1];
+            let to = &mut to[start..start + columns];
+            for quarter in 0..L / 4 {
+                let mut source = [&zeros[..columns]; 4];
+                for (q, source) in source.iter_mut().enumerate() {
+                    let image = quarter * 4 + q;
+                    if image < images {
+                        *source = &from[image * stride + row * columns..][..columns];
+                    }
+                }
+                if columns < 4 {
+                    for (at, to) in to.iter_mut().enumerate() {
+                        for (q, source) in source.iter().enumerate() {
+                            to[quarter * 4 + q] = source[at];
+                        }
+                    }
+                    continue;
+                }
+                let mut at = 0;
+                while at < columns {
+                    // The last four overlap those before them.
+                    let first = at.min(columns - 4);
+                    let [a, b, c, d] = source;
+                    let four = transpose(
+                        four(a, first),
+                        four(b, first),
+                        four(c, first),
+                        four(d, first),
+                    );
+                    for (to, four) in to[first..first + 4].iter_mut().zip(four) {
+                        to[quarter * 4..quarter * 4 + 4].copy_from_slice(&four);
+                    }
+                    at = first + 4;
+                }
+            }
+        }
+    }
+}
+
+/// Lanes turned back into the images of `to` (at most `L`).
+#[inline(always)]
+fn scatter<const L: usize>(from: &[Lanes<L>], to: &mut [f32]) {
+    let length = from.len();
+    let mut images = to.chunks_exact_mut(length);
+    for quarter in 0..L / 4 {
+        let mut rest = images.by_ref().take(4);
+        match [rest.next(), rest.next(), rest.next(), rest.next()] {
+            [Some(a), Some(b), Some(c), Some(d)] if length >= 4 => {
+                let mut at = 0;
+                while at < length {
+                    let first = at.min(length - 4);
+                    let (block, q) = (&from[first..first + 4], quarter * 4);
+                    let turned = transpose(
+                        four(&block[0], q),
+                        four(&block[1], q),
+                        four(&block[2], q),
+                        four(&block[3], q),
+                    );
+                    a[first..first + 4].copy_from_slice(&turned[0]);
+                    b[first..first + 4].copy_from_slice(&turned[1]);
+                    c[first..first + 4].copy_from_slice(&turned[2]);
+                    d[first..first + 4].copy_from_slice(&turned[3]);
+                    at = first + 4;
+                }
+            }
+            few => {
+                for (q, to) in few.into_iter().flatten().enumerate() {
+                    for (to, from) in to.iter_mut().zip(from) {
+                        *to = from[quarter * 4 + q];
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn four(values: &[f32], at: usize) -> [f32; 4] {
+    let v = &values[at..at + 4];
+    [v[0], v[1], v[2], v[3]]
+}
+
+/// In two steps of pairs, which LLVM recognises as shuffles.
+#[inline(always)]
+fn transpose(a: [f32; 4], b: [f32; 4], c: [f32; 4], d: [f32; 4]) -> [[f32; 4]; 4] {
+    let (ab, ab2) = ([a[0], b[0], a[1], b[1]], [a[2], b[2], a[3], b[3]]);
+    let (cd, cd2) = ([c[0], d[0], c[1], d[1]], [c[2], d[2], c[3], d[3]]);
+    [
+        [ab[0], ab[1], cd[0], cd[1]],
+        [ab[2], ab[3], cd[2], cd[3]],
+        [ab2[0], ab2[1], cd2[0], cd2[1]],
+        [ab2[2], ab2[3], cd2[2], cd2[3]],
+    ]
+}
+
+/// Weighted sums of shifted copies of a padded input:
+/// `out[o, start + i row + j column] = bias[o] + sum_t weight[o,t] in[t + i in_row + j in_column]`.
+#[derive(Debug)]
+struct Sweep {
+    /// Offsets into the padded input.
+    taps: Vec<usize>,
+    /// `[block of channels][tap][channel of the block]`; channels that fill no block follow, `[channel][tap]`.
+    weights: Vec<f32>,
+    size: [usize; 2],
+    in_steps: [usize; 2],
+    start: usize,
+    out_steps: [usize; 2],
+}
+
+impl Sweep {
+    /// `weight(o, t)` is the weight of tap `t` for channel `o`.
+    fn pack(channels: usize, taps: usize, weight: impl Fn(usize, usize) -> f32) -> Vec<f32> {
+        let whole = channels - channels % CHANNELS;
+        let mut packed = Vec::with_capacity(channels * taps);
+        for block in (0..whole).step_by(CHANNELS) {
+            for tap in 0..taps {
+                packed.extend((block..block + CHANNELS).map(|o| weight(o, tap)));
+            }
+        }
+        for o in whole..channels {
+            packed.extend((0..taps).map(|tap| weight(o, tap)));
+        }
+        packed
+    }
+}
+
+/// What is done to each block of images: pad, sweep, write.
+#[derive(Debug)]
+struct Plan {
+    input: Padded,
+    channels: usize,
+    out_size: [usize; 2],
+    bias: Vec<f32>,
+    sweeps: Vec<Sweep>,
+}
+
+impl Plan {
+    fn forward(w: &[f32], b: &[f32], g: Geometry) -> Self {
+        let input = g.padded_input();
+        let out_size = g.output_size();
+        let taps = g.tap_offsets(&input);
+        let sweep = Sweep {
+            weights: Sweep::pack(g.outputs, taps.len(), |o, t| w[o * taps.len() + t]),
+            taps,
+            size: out_size,
+            in_steps: [g.stride[0] * input.padded[1], g.stride[1]],
+            start: 0,
+            out_steps: [out_size[1], 1],
+        };
+        Self {
+            input,
+            channels: g.outputs,
+            out_size,
+            bias: b.to_vec(),
+            sweeps: vec![sweep],
+        }
+    }
+
+    /// Pixel `i` of the input meets kernel row `k` at output row `(i + p - k) / s` where that is whole. The pixels with
+    /// `(i + p) mod s = a` meet the rows `k = a + s m` only: at output rows `(i + p - a) / s - m`, a convolution without
+    /// stride of the padded output gradient.
+    fn input_gradient(w: &[f32], g: Geometry) -> Self {
+        let out = g.output_size();
+        // m is at most this, and so many zeros stand before the first row.
+        let before = [0, 1].map(|d| g.kernel[d].div_ceil(g.stride[d]) - 1);
+        let padded = [0, 1].map(|d| {
+            let last = (g.size[d] - 1 + g.padding[d]) / g.stride[d];
+            before[d] + out[d].max(last + 1)
+        });
+        let input = Padded {
+            channels: g.outputs,
+            size: out,
+            before,
+            padded,
+        };
+        let mut sweeps = Vec::new();
+        for a in 0..g.stride[0] {
+            for b in 0..g.stride[1] {
+                sweeps.extend(Self::phase(w, g, &input, [a, b]));
+            }
+        }
+        Self {
+            input,
+            channels: g.inputs,
+            out_size: g.size,
+            bias: vec![0.0; g.inputs],
+            sweeps,
+        }
+    }
+
+    fn phase(w: &[f32], g: Geometry, input: &Padded, phase: [usize; 2]) -> Option<Sweep> {
+        // The first pixel of this phase, and the output row that it meets with m = 0.
+        let first =
+            [0, 1].map(|d| (phase[d] + g.stride[d] - g.padding[d] % g.stride[d]) % g.stride[d]);
+        let meets = [0, 1].map(|d| (first[d] + g.padding[d] - phase[d]) / g.stride[d]);
+        let size = [0, 1].map(|d| g.size[d].saturating_sub(first[d]).div_ceil(g.stride[d]));
+        if size.contains(&0) {
+            return None;
+        }
+        let [rows, columns] = [0, 1].map(|d| {
+            let kernel = (phase[d]..g.kernel[d]).step_by(g.stride[d]);
+            let place = meets[d] + input.before[d];
+            kernel
+                .enumerate()
+                .map(move |(m, k)| (k, place - m))
+                .collect::<Vec<_>>()
+        });
+        let (mut taps, mut kernels) = (Vec::new(), Vec::new());
+        for o in 0..g.outputs {
+            for &(k, i) in &rows {
+                for &(l, j) in &columns {
+                    taps.push((o * input.padded[0] + i) * input.padded[1] + j);
+                    kernels.push((o, k * g.kernel[1] + l));
+                }
+            }
+        }
+        let area = g.kernel[0] * g.kernel[1];
+        Some(Sweep {
+            weights: Sweep::pack(g.inputs, taps.len(), |c, t| {
+                let (o, k) = kernels[t];
+                w[(o * g.inputs + c) * area + k]
+            }),
+            taps,
+            size,
+            in_steps: [input.padded[1], 1],
+            start: first[0] * g.size[1] + first[1],
+            out_steps: [g.stride[0] * g.size[1], g.stride[1]],
+        })
+    }
+
+    fn out_len(&self) -> usize {
+        self.channels * self.out_size[0] * self.out_size[1]
+    }
+
+    fn run(&self, from: &[f32]) -> Vec<f32> {
+        let (input, output) = (self.input.image_len(), self.out_len());
+        let images = from.len() / input.max(1);
+        let lanes = block_size(images, rayon::current_num_threads());
+        let mut to = vec![0.0; images * output];
+        to.par_chunks_mut(lanes * output)
+            .zip(from.par_chunks(lanes * input))
+            .for_each(|(to, from)| {
+                AutoArch::new().dispatch(Block {
+                    plan: self,
+                    from,
+                    to,
+                })
+            });
+        to
+    }
+}
+
+/// Lanes of the blocks that `images` are cut into: a vector's, or fewer where that makes less than `parts` blocks.
+fn block_size(images: usize, parts: usize) -> usize {
+    struct Width;
+    impl WithSimd for Width {
+        type Output = usize;
+        #[inline(always)]
+        fn with_simd<S: Simd>(self) -> usize {
+            f32::lanes::<S>()
+        }
+    }
+    let widest = AutoArch::new().dispatch(Width);
+    [16, 8]
+        .into_iter()
+        .find(|&lanes| lanes <= widest && images > lanes / 2 && images.div_ceil(lanes) >= parts)
+        .unwrap_or(4)
+}
+
+/// `a * b + c`, in one instruction where there is one: elsewhere it would be a call of a slow function.
+#[inline(always)]
+fn mul_add<S: Simd>(a: f32, b: f32, c: f32) -> f32 {
+    if f32::lanes::<S>() >= 8 || cfg!(target_arch = "aarch64") {
+        a.mul_add(b, c)
+    } else {
+        a * b + c
+    }
+}
+
+/// A block of at most 16 images.
+struct Block<'a> {
+    plan: &'a Plan,
+    from: &'a [f32],
+    to: &'a mut [f32],
+}
+
+impl WithSimd for Block<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        match self.from.len() / self.plan.input.image_len() {
+            0..=4 => self.run::<S, 4>(),
+            5..=8 => self.run::<S, 8>(),
+            _ => self.run::<S, 16>(),
+        }
+    }
+}
+
+impl Block<'_> {
+    #[inline(always)]
+    fn run<S: Simd, const L: usize>(self) {
+        let plan = self.plan;
+        let zeros = vec![0.0; plan.input.size[1]];
+        let mut input = vec![[0.0; L]; plan.input.len()];
+        plan.input.gather(self.from, &zeros, &mut input);
+        let mut output = vec![[0.0; L]; plan.out_len()];
+        for sweep in &plan.sweeps {
+            plan.sweep::<S, L>(sweep, &input, &mut output);
+        }
+        scatter(&output, self.to);
+    }
+}
+
+impl Plan {
+    #[inline(always)]
+    fn sweep<S: Simd, const L: usize>(
+        &self,
+        sweep: &Sweep,
+        input: &[Lanes<L>],
+        out: &mut [Lanes<L>],
+    ) {
+        let taps = sweep.taps.len();
+        let blocks = self.channels / CHANNELS;
+        let (packed, single) = sweep.weights.split_at(blocks * CHANNELS * taps);
+        let rows = sweep.size[0];
+        let area = self.out_size[0] * self.out_size[1];
+        // What is larger is read once: the weights of many channels, or the rows of a large image.
+        let weights_once = packed.len() > input.len() * L;
+        for n in 0..rows * blocks {
+            let (block, i) = if weights_once {
+                (n / rows, n % rows)
+            } else {
+                (n % blocks, n / blocks)
+            };
+            let weights = packed[block * CHANNELS * taps..].as_chunks::<CHANNELS>().0;
+            let row = Row {
+                sweep,
+                weights: &weights[..taps],
+                bias: self.bias.as_chunks().0[block],
+                input: &input[i * sweep.in_steps[0]..],
+                area,
+            };
+            let out = &mut out[block * CHANNELS * area + sweep.start + i * sweep.out_steps[0]..];
+            match sweep.size[1] {
+                1 => row.run::<S, 1>(out),
+                _ => row.run::<S, 2>(out),
+            }
+        }
+        for (c, weights) in single.chunks_exact(taps.max(1)).enumerate() {
+            let o = blocks * CHANNELS + c;
+            for i in 0..rows {
+                let row = Row {
+                    sweep,
+                    weights: &weights.as_chunks::<1>().0[..taps],
+                    bias: [self.bias[o]],
+                    input: &input[i * sweep.in_steps[0]..],
+                    area,
+                };
+                let out = &mut out[o * area + sweep.start + i * sweep.out_steps[0]..];
+                match sweep.size[1] {
+                    0..4 => row.run::<S, 1>(out),
+                    4..8 => row.run::<S, 4>(out),
+                    _ => row.run::<S, 8>(out),
+                }
+            }
+        }
+    }
+}
+
+/// One output row of `C` channels.
+struct Row<'a, const L: usize, const C: usize> {
+    sweep: &'a Sweep,
+    weights: &'a [[f32; C]],
+    bias: [f32; C],
+    input: &'a [Lanes<L>],
+    area: usize,
+}
+
+impl<const L: usize, const C: usize> Row<'_, L, C> {
+    /// `P` columns at a time; the last ones overlap those before them.
+    #[inline(always)]
+    fn run<S: Simd, const P: usize>(&self, out: &mut [Lanes<L>]) {
+        let columns = self.sweep.size[1];
+        let (in_step, out_step) = (self.sweep.in_steps[1], self.sweep.out_steps[1]);
+        let mut at = 0;
+        while at < columns {
+            let first = at.min(columns - P);
+            let sums = self.tile::<S, P>(&self.input[first * in_step..], in_step);
+            for (c, sums) in sums.iter().enumerate() {
+                for (p, sum) in sums.iter().enumerate() {
+                    out[c * self.area + (first + p) * out_step] = *sum;
+                }
+            }
+            at = first + P;
+        }
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const P: usize>(&self, input: &[Lanes<L>], step: usize) -> [[Lanes<L>; P]; C] {
+        let mut sums = [[[0.0; L]; P]; C];
+        for (sums, bias) in sums.iter_mut().zip(self.bias) {
+            *sums = [[bias; L]; P];
+        }
+        for (&tap, weights) in self.sweep.taps.iter().zip(self.weights) {
+            let window = &input[tap..=tap + (P - 1) * step];
+            for p in 0..P {
+                let x = window[p * step];
+                for c in 0..C {
+                    for l in 0..L {
+                        sums[c][p][l] = mul_add::<S>(weights[c], x[l], sums[c][p][l]);
+                    }
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// The part of a block of at most 16 images in the gradients by weight and bias.
+struct WeightBlock<'a> {
+    x: &'a [f32],
+    dy: &'a [f32],
+    g: Geometry,
+}
+
+impl WithSimd for WeightBlock<'_> {
+    type Output = (Vec<f32>, Vec<f32>);
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) -> Self::Output {
+        match self.x.len() / self.g.lengths()[0] {
+            0..=4 => self.run::<S, 4>(),
+            5..=8 => self.run::<S, 8>(),
+            _ => self.run::<S, 16>(),
+        }
+    }
+}
+
+impl WeightBlock<'_> {
+    #[inline(always)]
+    fn run<S: Simd, const L: usize>(self) -> (Vec<f32>, Vec<f32>) {
+        let g = self.g;
+        let input = g.padded_input();
+        let size = g.output_size();
+        let area = size[0] * size[1];
+        let flat = Padded {
+            channels: g.outputs,
+            size: [1, area],
+            before: [0, 0],
+            padded: [1, area],
+        };
+        let zeros = vec![0.0; area.max(g.size[1])];
+        let mut x = vec![[0.0; L]; input.len()];
+        input.gather(self.x, &zeros, &mut x);
+        let mut dy = vec![[0.0; L]; flat.len()];
+        flat.gather(self.dy, &zeros, &mut dy);
+
+        let taps = g.tap_offsets(&input);
+        let steps = [g.stride[0] * input.padded[1], g.stride[1]];
+        let mut out = vec![0.0; g.outputs * taps.len()];
+        for (t, two) in taps.chunks(2).enumerate() {
+            // A last single tap, and channels beyond the last four, are computed twice rather than apart.
+            let two = [two[0], two[two.len() - 1]];
+            for first in (0..g.outputs).step_by(CHANNELS) {
+                let channels: [usize; CHANNELS] =
+                    std::array::from_fn(|c| (first + c).min(g.outputs - 1));
+                let sums = dot::<S, L>(&x, &dy, two, channels.map(|o| o * area), size, steps);
+                for (c, sums) in channels.into_iter().zip(sums) {
+                    for (i, sum) in sums.into_iter().enumerate().take(taps.len() - 2 * t) {
+                        out[c * taps.len() + 2 * t + i] = sum;
+                    }
+                }
+            }
+        }
+        let bias = dy.chunks_exact(area).map(|channel| {
+            let mut sum = [0.0; L];
+            for pixel in channel {
+                sum.iter_mut().zip(pixel).for_each(|(sum, dy)| *sum += dy);
+            }
+            sum.iter().sum()
+        });
+        (out, bias.collect())
+    }
+}
+
+/// Sums over positions and lanes of `dy[channel] * x[tap]`.
+#[inline(always)]
+fn dot<S: Simd, const L: usize>(
+    x: &[Lanes<L>],
+    dy: &[Lanes<L>],
+    taps: [usize; 2],
+    channels: [usize; CHANNELS],
+    [rows, columns]: [usize; 2],
+    [row, column]: [usize; 2],
+) -> [[f32; 2]; CHANNELS] {
+    let mut sums = [[[0.0; L]; 2]; CHANNELS];
+    for i in 0..rows {
+        let (at, window) = (i * row, (columns - 1) * column + 1);
+        let x = [&x[taps[0] + at..][..window], &x[taps[1] + at..][..window]];
+        let mut rows = [&dy[..columns]; CHANNELS];
+        for c in 0..CHANNELS {
+            rows[c] = &dy[channels[c] + i * columns..][..columns];
+        }
+        for j in 0..columns {
+            let x = [x[0][j * column], x[1][j * column]];
+            for c in 0..CHANNELS {
+                let dy = rows[c][j];
+                for t in 0..2 {
+                    for l in 0..L {
+                        sums[c][t][l] = mul_add::<S>(dy[l], x[t][l], sums[c][t][l]);
+                    }
+                }
+            }
+        }
+    }
+    sums.map(|two| two.map(|lanes| lanes.iter().sum()))
+}
