@@ -1214,6 +1214,40 @@ mod tests {
         assert_eq!(queries, [21, 0, 0, 21]);
         assert_eq!(values(result)[36..108], values(x)[36..108]);
     }
+    /// Where nothing helps after the start, a few hundred candidates are a few dozen images, and every candidate counts.
+    #[test]
+    fn the_model_is_not_asked_again_about_what_it_has_seen() {
+        struct Remembers(std::sync::Mutex<Vec<Vec<u32>>>);
+        impl Classifier<4> for Remembers {
+            fn logits(&self, x: Tensor<4>) -> Tensor<2> {
+                let rows = x.dims()[0];
+                let length = x.dims()[1..].iter().product::<usize>();
+                let bits: Vec<u32> = values(x.clone()).into_iter().map(f32::to_bits).collect();
+                let mut seen = self.0.lock().unwrap();
+                seen.extend(bits.chunks(length).map(<[u32]>::to_vec));
+                Stubborn.logits(x.slice([0..rows]))
+            }
+            fn features(&self, x: Tensor<4>) -> Tensor<2> {
+                x.flatten(1, 3)
+            }
+        }
+        let x = Tensor::<4>::full([1, 2, 5, 5], 0.5, &Device::flex());
+        let y = Tensor::<1, Int>::zeros([1], &Device::flex());
+        let model = Remembers(Default::default());
+        let (_, queries) = attack(Norm::Linf, 0.1, 400).search(&model, x, y, &noise(0..1));
+        let mut seen = model.0.into_inner().unwrap();
+        let asked = seen.len();
+        seen.sort();
+        seen.dedup();
+        assert_eq!(queries, [401]);
+        // Two squares of different sizes can make one image of another.
+        assert!(
+            asked < seen.len() + 4,
+            "{asked}, {} of them new",
+            seen.len()
+        );
+        assert!((50..200).contains(&asked), "{asked} asked");
+    }
 
     #[test]
     fn a_failed_search_returns_its_best() {
