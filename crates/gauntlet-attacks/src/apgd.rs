@@ -1,6 +1,7 @@
 use burn::tensor::{Int, Tensor};
 use gauntlet_kernels::perturb::{
-    choose, l1_sparse_step, linf_norms, per_sample, project_l1, project_l2, project_linf, unit_l2,
+    choose, l1_sparse_step, l2_momentum_step, linf_momentum_step, linf_norms, per_sample,
+    project_l1, unit_l2,
 };
 use gauntlet_models::Classifier;
 
@@ -281,18 +282,11 @@ impl Apgd {
         momentum: f32,
     ) -> Tensor<D> {
         let (eps, bounds) = (self.threat.eps.value(), self.threat.bounds);
-        let project = |z: Tensor<D>| match self.threat.norm {
-            Norm::Linf => project_linf(z, x0.clone(), eps, bounds),
-            _ => project_l2(z, x0.clone(), eps, bounds),
-        };
-        let direction = match self.threat.norm {
-            Norm::Linf => gradient.sign(),
-            _ => unit_l2(gradient),
-        };
-        let ahead = project(x.clone() + direction * per_sample(size.clone(), x.dims()));
-        let pull = (ahead - x.clone()).mul_scalar(1.0 - momentum);
-        let drift = (x.clone() - before.clone()).mul_scalar(momentum);
-        project(x.clone() + pull + drift)
+        let (x, x0, before, size) = (x.clone(), x0.clone(), before.clone(), size.clone());
+        match self.threat.norm {
+            Norm::Linf => linf_momentum_step(x, x0, gradient, before, size, momentum, eps, bounds),
+            _ => l2_momentum_step(x, x0, gradient, before, size, momentum, eps, bounds),
+        }
     }
 
     /// The L1 step: along the signs of the gradient's largest values, projected.

@@ -1,7 +1,7 @@
 //! The shortest way from a point of a box to a hyperplane, inside the box.
 
 use burn::tensor::{Tensor, TensorData};
-use gauntlet_kernels::on_host;
+use gauntlet_kernels::host::{each_row, is_host, part, sum_of, upload, values};
 use gauntlet_kernels::perturb::{l2_norms, linf_norms, per_sample};
 
 use crate::Norm;
@@ -28,10 +28,29 @@ pub(crate) struct Hyperplane {
 
 impl Hyperplane {
     pub(crate) fn new(gap: Tensor<1>, normal: Tensor<2>) -> Self {
+        if is_host(&normal.device()) {
+            return Self::by_rows(gap, normal);
+        }
         let scale = linf_norms(normal.clone()).clamp_min(TINY);
         Self {
             gap: (gap / scale.clone()).clamp(-TINY.recip(), TINY.recip()),
             normal: normal.clone() / per_sample(scale, normal.dims()),
+        }
+    }
+
+    /// [`Hyperplane::new`] row by row.
+    fn by_rows(gap: Tensor<1>, normal: Tensor<2>) -> Self {
+        let (dims, device) = (normal.dims(), normal.device());
+        let (mut gap, mut normal) = (values(gap), values(normal));
+        let most = TINY.recip();
+        for (gap, normal) in gap.iter_mut().zip(normal.chunks_exact_mut(dims[1].max(1))) {
+            let scale = normal.iter().fold(TINY, |most, n| n.abs().max(most));
+            *gap = (*gap / scale).clamp(-most, most);
+            normal.iter_mut().for_each(|n| *n /= scale);
+        }
+        Self {
+            gap: Tensor::from_data(TensorData::new(gap, [dims[0]]), &device),
+            normal: Tensor::from_data(TensorData::new(normal, dims), &device),
         }
     }
 
@@ -79,7 +98,7 @@ pub(crate) fn move_to(
     norm: Norm,
     bounds: (f32, f32),
 ) -> Tensor<2> {
-    if on_host(&x.device()) {
+    if is_host(&x.device()) {
         move_on_host(hyperplane, x, norm, bounds)
     } else {
         move_on_device(hyperplane, x, norm, bounds)
@@ -89,35 +108,21 @@ pub(crate) fn move_to(
 /// [`move_to`] row by row on the host: a row is done when its own root is found, after three or four passes over values that are in
 /// the cache, where whole tensors go through all passes of the hardest row.
 fn move_on_host(hyperplane: Hyperplane, x: Tensor<2>, norm: Norm, bounds: (f32, f32)) -> Tensor<2> {
-    let (dims, device) = (x.dims(), x.device());
-    let host = |x: Tensor<2>| -> Vec<f32> { x.try_into_vec_as().expect("computed values") };
-    let (mut values, normals) = (host(x), host(hyperplane.normal));
-    let gaps: Vec<f32> = hyperplane.gap.try_into_vec_as().expect("computed values");
-    let mut row = Row::default();
-    let rows = values.chunks_exact_mut(dims[1]);
-    for ((x, normal), gap) in rows.zip(normals.chunks_exact(dims[1])).zip(gaps) {
-        row.set(x, normal, gap, bounds);
-        match norm {
-            Norm::Linf => row.all_at_once(|_| 1.0),
-            Norm::L2 => row.all_at_once(|size| size),
-            Norm::L1 => row.largest_first(),
-            Norm::L0 => unimplemented!("hyperplanes in {norm}"),
-        }
-        // The place of `x` takes the move.
-        for ((to, length), toward) in x.iter_mut().zip(&row.lengths).zip(normal) {
-            *to = if *toward * gap < 0.0 {
-                *length
-            } else {
-                -*length
-            };
-        }
-    }
-    Tensor::from_data(TensorData::new(values, dims), &device)
+    let (like, dims) = (x.clone(), x.dims());
+    let (mut moves, normals) = (values(x), values(hyperplane.normal));
+    let gaps = values(hyperplane.gap);
+    // The place of a point takes its move.
+    each_row(&mut moves, dims, |row, x| {
+        let mut way = Row::default();
+        let moved = way.moved(x, part(&normals, row, x.len()), gaps[row], norm, bounds);
+        x.copy_from_slice(moved);
+    });
+    upload(moves, &like)
 }
 
 /// One row of a problem, and its solution.
 #[derive(Default)]
-struct Row {
+pub(crate) struct Row {
     /// `|normal|`
     size: Vec<f32>,
     /// How far each value can move.
@@ -131,6 +136,32 @@ struct Row {
 }
 
 impl Row {
+    /// The move from `x` to where `gap + <normal, move>` is zero, or as near to it as the box reaches.
+    pub(crate) fn moved(
+        &mut self,
+        x: &[f32],
+        normal: &[f32],
+        gap: f32,
+        norm: Norm,
+        bounds: (f32, f32),
+    ) -> &[f32] {
+        self.set(x, normal, gap, bounds);
+        match norm {
+            Norm::Linf => self.all_at_once(|_| 1.0),
+            Norm::L2 => self.all_at_once(|size| size),
+            Norm::L1 => self.largest_first(),
+            Norm::L0 => unimplemented!("hyperplanes in {norm}"),
+        }
+        for (length, toward) in self.lengths.iter_mut().zip(normal) {
+            *length = if *toward * gap < 0.0 {
+                *length
+            } else {
+                -*length
+            };
+        }
+        &self.lengths
+    }
+
     fn set(&mut self, x: &[f32], normal: &[f32], gap: f32, (low, high): (f32, f32)) {
         self.need = gap.abs();
         self.size.clear();
@@ -154,15 +185,17 @@ impl Row {
             .extend(stops.map(|(room, size)| room / speed(*size).max(TINY)));
         let mut time = 0.0f32;
         for _ in 0..STEPS {
-            let (mut slope, mut closed) = ([0.0f32; 8], [0.0f32; 8]);
-            let values = self.stop.iter().zip(&self.size).zip(&self.room);
-            for (i, ((stop, size), room)) in values.enumerate() {
-                let moves = *stop > time;
-                slope[i % 8] += if moves { size * speed(*size) } else { 0.0 };
-                closed[i % 8] += if moves { 0.0 } else { size * room };
-            }
-            let sum = |lanes: [f32; 8]| lanes.iter().sum::<f32>();
-            let root = (self.need - sum(closed)) / sum(slope).max(TINY);
+            let (stop, size, room) = (&self.stop[..], &self.size[..], &self.room[..]);
+            let count = stop.len().min(size.len()).min(room.len());
+            let slope = sum_of(count, |i| {
+                let weight = size[i] * speed(size[i]);
+                if stop[i] > time { weight } else { 0.0 }
+            });
+            let closed = sum_of(count, |i| {
+                let at_stop = size[i] * room[i];
+                if stop[i] > time { 0.0 } else { at_stop }
+            });
+            let root = (self.need - closed) / slope.max(TINY);
             if root <= time {
                 break;
             }

@@ -1,9 +1,10 @@
 use burn::tensor::{Int, Tensor};
+use gauntlet_kernels::host::{each_row, is_host, part, sum_of, upload, values};
 use gauntlet_kernels::perturb::{choose, l1_norms, linf_norms, per_sample, unit_l2};
 use gauntlet_models::Classifier;
 
 use crate::apgd::{in_place, index};
-use crate::box_projection::{Hyperplane, move_to};
+use crate::box_projection::{Hyperplane, Row, move_to};
 use crate::gradient::{input_gradient_of, without_true};
 use crate::minimal::Nearest;
 use crate::{Attack, AttackLoss, Goal, MinimumNorm, Noise, Norm, ThreatModel};
@@ -278,8 +279,7 @@ impl<'a, const D: usize> Search<'a, D> {
             x = self.toward(boundary, x);
             let logits = self.logits(x.clone());
             let (reached, _) = self.nearest.keep(x.clone(), logits);
-            let back = (x.clone() - self.clean.clone()).mul_scalar(self.fab.beta);
-            x = choose(&reached, self.clean.clone() + back, x);
+            x = self.back(x, &reached);
         }
         self.final_search();
     }
@@ -365,6 +365,9 @@ impl<'a, const D: usize> Search<'a, D> {
 
     /// The projections of the iterate and of the clean input on the boundary, both overshot, weighted by how far each had to go.
     fn toward(&self, boundary: Hyperplane, x: Tensor<2>) -> Tensor<2> {
+        if is_host(&x.device()) {
+            return self.toward_by_rows(boundary, x);
+        }
         let (dims, threat) = (x.dims(), &self.fab.threat);
         let from_clean = boundary.seen_from(x.clone(), self.clean.clone());
         let moves = move_to(
@@ -380,6 +383,60 @@ impl<'a, const D: usize> Search<'a, D> {
         let alpha = per_sample(alpha, dims);
         let clean = self.clean.clone() + clean_shift;
         self.in_box((x + shift) * (alpha.clone().neg() + 1.0) + clean * alpha)
+    }
+
+    /// [`Search::toward`] row by row.
+    fn toward_by_rows(&self, boundary: Hyperplane, x: Tensor<2>) -> Tensor<2> {
+        let Fab {
+            threat,
+            eta,
+            alpha_max,
+            ..
+        } = self.fab;
+        let (norm, bounds @ (low, high)) = (threat.norm, threat.bounds);
+        let (gaps, normals) = (values(boundary.gap), values(boundary.normal));
+        let (like, dims, all_clean) = (x.clone(), x.dims(), values(self.clean.clone()));
+        let mut x = values(x);
+        each_row(&mut x, dims, |row, x| {
+            let (gap, normal) = (gaps[row], part(&normals, row, x.len()));
+            let clean = part(&all_clean, row, x.len());
+            let from_clean = gap + sum_of(x.len(), |i| normal[i] * (clean[i] - x[i]));
+            let (mut way, mut clean_way) = (Row::default(), Row::default());
+            let shift = way.moved(x, normal, gap, norm, bounds);
+            let clean_shift = clean_way.moved(clean, normal, from_clean, norm, bounds);
+            let size = |shift: &[f32]| norm.length(shift).max(SHORTEST);
+            let (size, clean_size) = (size(shift), size(clean_shift));
+            let alpha = (size / (size + clean_size)).min(*alpha_max);
+            for (i, x) in x.iter_mut().enumerate() {
+                let (there, clean) = (*x + eta * shift[i], clean[i] + eta * clean_shift[i]);
+                *x = (there * (1.0 - alpha) + clean * alpha).clamp(low, high);
+            }
+        });
+        upload(x, &like)
+    }
+
+    /// `x`, closer to the clean input where it is an example.
+    fn back(&self, x: Tensor<2>, reached: &Tensor<1>) -> Tensor<2> {
+        let beta = self.fab.beta;
+        if !is_host(&x.device()) {
+            let back = (x.clone() - self.clean.clone()).mul_scalar(beta);
+            return choose(reached, self.clean.clone() + back, x);
+        }
+        let (like, dims) = (x.clone(), x.dims());
+        let (mut x, clean, reached) = (
+            values(x),
+            values(self.clean.clone()),
+            values(reached.clone()),
+        );
+        each_row(&mut x, dims, |row, x| {
+            let clean = part(&clean, row, x.len());
+            if reached[row] > 0.5 {
+                x.iter_mut()
+                    .zip(clean)
+                    .for_each(|(x, clean)| *x = clean + (*x - clean) * beta);
+            }
+        });
+        upload(x, &like)
     }
 
     /// Looks for the boundary between the clean input and the best example, where the margin, taken as linear between the

@@ -4,9 +4,11 @@
 //!
 //! The search runs on the host, one small state a sample; the device sees nothing but batches of candidates.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use gauntlet_kernels::host::is_host;
 use gauntlet_kernels::noise::Philox;
 use gauntlet_models::Classifier;
 use rand::RngExt;
@@ -23,6 +25,9 @@ use crate::{Attack, Goal, Noise, Norm, ThreatModel};
 /// in the details as in the authors' code: the search in L2 with lengths and masses of L1, hills that are steeper (1/k⁴ for 1/k²),
 /// a start whose tiles have length 1 each, a window that is given its mass once for each channel, and, instead of scaling and
 /// clipping, the exact projection on what ball and box have in common, which leaves of all this what stands out.
+///
+/// In L∞ a square often paints what is there already, or what was tried in vain since the last success. The model is not asked
+/// again about such a candidate: it is no better than before, and counts as a query all the same.
 ///
 /// Three details follow the paper rather than AutoAttack's first code: a square may touch the last row and column of the image, in
 /// L2 each channel keeps its own mass (as in that code too since it knows L1), and each sample draws squares of its own instead of
@@ -148,10 +153,15 @@ impl Square {
                 break;
             }
             self.propose(frame, &mut active, query);
-            let margins = oracle.margins(&active);
-            for (sample, margin) in active.iter_mut().zip(margins) {
+            let (mut new, known): (Vec<_>, Vec<_>) = active
+                .iter_mut()
+                .map(|sample| &mut **sample)
+                .partition(|sample| sample.is_new);
+            let margins = oracle.margins(&new);
+            for (sample, margin) in new.iter_mut().zip(margins) {
                 sample.judge(margin);
             }
+            known.into_iter().for_each(Sample::pass_over);
             active.retain(|sample| sample.margin >= 0.0);
         }
         for sample in samples {
@@ -217,6 +227,10 @@ struct Sample {
     candidate: Vec<f32>,
     /// The window in which `candidate` differs from `current`, if it is known to differ nowhere else.
     painted: Option<Window>,
+    /// Whether the model has not been asked about `candidate` yet, as far as is known.
+    is_new: bool,
+    /// What was painted on `current` in vain: windows, with a bit for each channel's sign.
+    in_vain: HashSet<(Window, u64)>,
     /// Advances with the sample's own queries only: who else is still searching changes nothing.
     rng: Philox,
     queries: usize,
@@ -237,6 +251,8 @@ fn samples(x: Tensor<4>, y: Tensor<1, Int>, noise: &Noise) -> Vec<Sample> {
             margin: f32::INFINITY,
             candidate: clean.to_vec(),
             painted: None,
+            is_new: true,
+            in_vain: HashSet::new(),
             rng: noise.key.rng(id),
             queries: 0,
         })
@@ -248,6 +264,8 @@ impl Sample {
         self.rng = rng;
         self.margin = f32::INFINITY;
         self.painted = None;
+        self.is_new = true;
+        self.in_vain.clear();
         self.current.copy_from_slice(&self.clean);
     }
 
@@ -258,7 +276,13 @@ impl Sample {
         if margin < self.margin {
             self.margin = margin;
             std::mem::swap(&mut self.current, &mut self.candidate);
+            self.in_vain.clear();
         }
+    }
+
+    /// In place of [`Sample::judge`] for a candidate whose margin is known not to be smaller.
+    fn pass_over(&mut self) {
+        self.queries += 1;
     }
 
     fn keep(&mut self) {
@@ -286,8 +310,14 @@ struct Oracle<'a> {
 impl Oracle<'_> {
     /// Margin of each sample's candidate; infinite where a score is no number, so that nothing is won by it.
     fn margins(&self, samples: &[&mut Sample]) -> Vec<f32> {
+        if samples.is_empty() {
+            return Vec::new();
+        }
         let [channels, height, width] = self.shape;
-        let rows = padded(samples.len(), self.batch);
+        let rows = match is_host(self.device) {
+            true => samples.len(),
+            false => padded(samples.len(), self.batch),
+        };
         let length = rows * channels * height * width;
         let mut values = Vec::with_capacity(length);
         for sample in samples {
@@ -345,7 +375,7 @@ struct Frame {
 }
 
 /// A square window, the same in all channels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Window {
     top: usize,
     left: usize,
@@ -381,14 +411,22 @@ impl Frame {
         }
         let window = self.window(side, &mut sample.rng);
         sample.painted = Some(window);
+        let (mut changes, mut signs) = (false, 0u64);
         for channel in 0..self.shape[0] {
-            let shift = self.eps * sample.sign();
+            let sign = sample.sign();
+            signs = signs.rotate_left(1) ^ u64::from(sign > 0.0);
+            let shift = self.eps * sign;
             for row in self.rows(channel, window) {
                 for i in row {
-                    sample.candidate[i] = self.clip(sample.clean[i] + shift);
+                    let value = self.clip(sample.clean[i] + shift);
+                    changes |= value != sample.candidate[i];
+                    sample.candidate[i] = value;
                 }
             }
         }
+        // More channels than bits are not told apart.
+        let few = self.shape[0] <= 64;
+        sample.is_new = changes && (!few || sample.in_vain.insert((window, signs)));
     }
 
     /// Start of L2 (section 3.4) and L1: the image tiled with bumps of random signs, of length eps together.
@@ -1175,6 +1213,40 @@ mod tests {
         let (result, queries) = attack.search(&model, x.clone(), y, &noise(0..4));
         assert_eq!(queries, [21, 0, 0, 21]);
         assert_eq!(values(result)[36..108], values(x)[36..108]);
+    }
+    /// Where nothing helps after the start, a few hundred candidates are a few dozen images, and every candidate counts.
+    #[test]
+    fn the_model_is_not_asked_again_about_what_it_has_seen() {
+        struct Remembers(std::sync::Mutex<Vec<Vec<u32>>>);
+        impl Classifier<4> for Remembers {
+            fn logits(&self, x: Tensor<4>) -> Tensor<2> {
+                let rows = x.dims()[0];
+                let length = x.dims()[1..].iter().product::<usize>();
+                let bits: Vec<u32> = values(x.clone()).into_iter().map(f32::to_bits).collect();
+                let mut seen = self.0.lock().unwrap();
+                seen.extend(bits.chunks(length).map(<[u32]>::to_vec));
+                Stubborn.logits(x.slice([0..rows]))
+            }
+            fn features(&self, x: Tensor<4>) -> Tensor<2> {
+                x.flatten(1, 3)
+            }
+        }
+        let x = Tensor::<4>::full([1, 2, 5, 5], 0.5, &Device::flex());
+        let y = Tensor::<1, Int>::zeros([1], &Device::flex());
+        let model = Remembers(Default::default());
+        let (_, queries) = attack(Norm::Linf, 0.1, 400).search(&model, x, y, &noise(0..1));
+        let mut seen = model.0.into_inner().unwrap();
+        let asked = seen.len();
+        seen.sort();
+        seen.dedup();
+        assert_eq!(queries, [401]);
+        // Two squares of different sizes can make one image of another.
+        assert!(
+            asked < seen.len() + 4,
+            "{asked}, {} of them new",
+            seen.len()
+        );
+        assert!((50..200).contains(&asked), "{asked} asked");
     }
 
     #[test]

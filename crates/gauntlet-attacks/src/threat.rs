@@ -2,6 +2,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use burn::tensor::Tensor;
+use gauntlet_kernels::host::sum_of;
 use gauntlet_kernels::perturb::{l0_norms, l1_norms, l2_norms, linf_norms};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -31,6 +32,17 @@ impl Norm {
             Self::L2 => l2_norms(delta),
             Self::L1 => l1_norms(delta),
             Self::L0 => l0_norms(delta),
+        }
+    }
+
+    /// The size of one row of features.
+    pub(crate) fn length(self, delta: &[f32]) -> f32 {
+        let count = delta.len();
+        match self {
+            Self::Linf => delta.iter().fold(0.0, |most, d| d.abs().max(most)),
+            Self::L2 => sum_of(count, |i| delta[i] * delta[i]).sqrt(),
+            Self::L1 => sum_of(count, |i| delta[i].abs()),
+            Self::L0 => delta.iter().filter(|d| **d != 0.0).count() as f32,
         }
     }
 }

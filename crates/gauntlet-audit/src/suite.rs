@@ -8,6 +8,7 @@ use burn::tensor::{Device, Tensor, activation::softmax};
 use gauntlet_attacks::evaluate::predictions;
 use gauntlet_attacks::{Attack, Budget, Eot, Noise, ThreatModel, Violation};
 use gauntlet_data::Dataset;
+use gauntlet_kernels::host::is_host;
 use gauntlet_kernels::{NoiseKey, Stream};
 use gauntlet_models::Classifier;
 use serde::{Deserialize, Serialize};
@@ -134,10 +135,7 @@ impl Suite {
         keep: &mut Keep<'_>,
     ) -> Result<bool, AuditError> {
         let workers = subject.workers.clamp(1, given.len());
-        // No more in a batch than leaves work for every thread.
-        let size = subject
-            .batch_size
-            .clamp(1, given.len().div_ceil(workers).max(1));
+        let size = subject.share(given.len(), workers);
         let queue: Mutex<VecDeque<&[usize]>> = Mutex::new(given.chunks(size).collect());
         let stop = AtomicBool::new(false);
         let (send, receive) = mpsc::channel();
@@ -286,12 +284,23 @@ struct Fall {
 }
 
 impl Subject<'_> {
+    /// How many of so many samples make a batch: on a GPU as many as it is told, on the CPU a share like all others, so that no
+    /// thread waits for another.
+    fn share(&self, samples: usize, workers: usize) -> usize {
+        let most = self.batch_size.max(1);
+        if !is_host(self.device) {
+            return most;
+        }
+        let batches = samples.div_ceil(most).next_multiple_of(workers);
+        samples.div_ceil(batches).max(1)
+    }
+
     /// On a GPU the last batch of an attack is filled up with repeats: one shape for all keeps compiled kernels few.
     fn filled(&self, part: &[usize]) -> Vec<usize> {
-        let size = if self.workers == 1 {
-            self.batch_size.max(part.len())
-        } else {
+        let size = if is_host(self.device) {
             part.len()
+        } else {
+            self.batch_size.max(part.len())
         };
         let last = part.last().copied();
         let repeats = last.into_iter().cycle();

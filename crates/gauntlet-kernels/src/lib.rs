@@ -1,11 +1,14 @@
-//! Arithmetic on tensors, and nothing else: steps, projections, named noise, augmentation, convolution on the CPU.
+//! Arithmetic on tensors, and nothing else: steps, projections, named noise, augmentation; and on the CPU convolutions and the
+//! matrix product that networks under attack run on.
 //!
 //! This crate knows burn, but no model, no data set and no config.
 
 pub mod augment;
 mod conv;
+pub mod host;
 pub mod noise;
 pub mod perturb;
+pub mod product;
 
 pub use conv::conv2d;
 pub use noise::{NoiseKey, Stream};

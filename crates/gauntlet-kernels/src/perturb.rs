@@ -1,10 +1,14 @@
 //! Steps and projections of perturbations in plain tensor operations. Dimension 0 is the batch; samples do not mix.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
+
+use crate::host::{is_host, upload, values};
 
 mod l1;
+mod momentum;
 
 pub use l1::{l1_sparse_step, l1_step, project_l1};
+pub use momentum::{l2_momentum_step, linf_momentum_step};
 
 /// Gradients shorter than this have no direction: the L2 step leaves such samples where they are.
 const TINY: f32 = 1e-12;
@@ -117,9 +121,45 @@ pub fn per_sample<const D: usize>(values: Tensor<1>, dims: [usize; D]) -> Tensor
 /// # Shapes
 /// `mask: [batch]`, the others `[batch, ..]`, alike.
 pub fn choose<const D: usize>(mask: &Tensor<1>, yes: Tensor<D>, no: Tensor<D>) -> Tensor<D> {
+    if is_host(&no.device()) {
+        return choose_rows(&values(mask.clone()), yes, no);
+    }
     // Filled out by adding: comparing a tensor that was expanded without copying gives wrong masks on flex.
     let whole = no.zeros_like() + per_sample(mask.clone(), no.dims());
     no.mask_where(whole.greater_elem(0.5), yes)
+}
+
+/// [`choose`] row by row: most often it is all of them, or none.
+fn choose_rows<const D: usize>(mask: &[f32], yes: Tensor<D>, no: Tensor<D>) -> Tensor<D> {
+    let chosen = |mask: &f32| *mask > 0.5;
+    if !mask.iter().any(chosen) {
+        return no;
+    }
+    if mask.iter().all(chosen) {
+        return yes;
+    }
+    let width = no.dims()[1..].iter().product::<usize>();
+    let like = no.clone();
+    let (yes, mut no) = (values(yes), values(no));
+    for row in (0..mask.len()).filter(|&row| chosen(&mask[row])) {
+        let place = row * width..(row + 1) * width;
+        no[place.clone()].copy_from_slice(&yes[place]);
+    }
+    upload(no, &like)
+}
+
+/// `x` with zeros for what is no number or infinite.
+pub fn finite<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if !is_host(&x.device()) {
+        let unknown = x.clone().is_finite().bool_not();
+        return x.mask_fill(unknown, 0.0);
+    }
+    let (dims, device) = (x.dims(), x.device());
+    let mut x = values(x);
+    for x in &mut x {
+        *x = if x.is_finite() { *x } else { 0.0 };
+    }
+    Tensor::from_data(TensorData::new(x, dims), &device)
 }
 
 /// `[batch, values]`
@@ -139,10 +179,6 @@ mod tests {
 
     fn tensor(values: &[f32], shape: [usize; 2]) -> Tensor<2> {
         Tensor::from_data(TensorData::new(values.to_vec(), shape), &Device::flex())
-    }
-
-    fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
-        x.try_into_vec_as().unwrap()
     }
 
     fn close(a: &[f32], b: &[f32]) {
@@ -186,6 +222,55 @@ mod tests {
         close(&values(l0_norms(image.clone())), &[2.0]);
         close(&values(l0_norms(image.clone().flatten::<2>(1, 3))), &[3.0]);
         close(&values(l1_norms(image)), &[0.6]);
+    }
+
+    #[test]
+    fn rows_are_chosen_by_their_mask() {
+        let (yes, no) = (
+            tensor(&[1.0, 2.0, 3.0, 4.0], [2, 2]),
+            tensor(&[5.0; 4], [2, 2]),
+        );
+        let device = Device::flex();
+        for (mask, expected) in [
+            ([0.0, 1.0], [5.0, 5.0, 3.0, 4.0]),
+            ([1.0, f32::NAN], [1.0, 2.0, 5.0, 5.0]),
+            ([1.0, 1.0], [1.0, 2.0, 3.0, 4.0]),
+            ([0.0, 0.5], [5.0; 4]),
+        ] {
+            let mask = Tensor::<1>::from_floats(mask, &device);
+            let found = choose(&mask, yes.clone(), no.clone());
+            assert_eq!(values(found), expected);
+            // Tensors of an autodiff device take the other way.
+            let found = choose(
+                &mask.autodiff(),
+                yes.clone().autodiff(),
+                no.clone().autodiff(),
+            );
+            assert_eq!(values(found.inner()), expected);
+        }
+        let none = Tensor::<1>::empty([0], &device);
+        assert_eq!(
+            choose(&none, tensor(&[], [0, 3]), tensor(&[], [0, 3])).dims(),
+            [0, 3]
+        );
+    }
+
+    #[test]
+    fn what_is_not_finite_becomes_zero() {
+        let x = tensor(
+            &[
+                1.0,
+                f32::NAN,
+                f32::INFINITY,
+                f32::NEG_INFINITY,
+                -0.5,
+                f32::MAX,
+            ],
+            [2, 3],
+        );
+        let expected = [1.0, 0.0, 0.0, 0.0, -0.5, f32::MAX];
+        assert_eq!(values(finite(x.clone())), expected);
+        assert_eq!(values(finite(x.autodiff()).inner()), expected);
     }
 
     #[test]

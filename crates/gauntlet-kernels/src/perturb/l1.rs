@@ -5,13 +5,9 @@
 //! cores. A step and its projection take 2.6 ms for 128 rows of 784 values and 14 ms for 3072 on one core, where one sort of
 //! the first batch takes 5 ms on flex. On a GPU they cost one round trip of the batch.
 
-use std::num::NonZero;
-use std::thread;
+use burn::tensor::Tensor;
 
-use burn::tensor::{Tensor, TensorData};
-
-/// Fewer values than this are not worth a second thread.
-const SMALL: usize = 1 << 15;
+use crate::host::{each_row, part, upload, values as host};
 
 /// The point nearest to `x`, in Euclidean distance, that is within L1 distance `eps` of `x0` and in the box (Croce & Hein 2021,
 /// "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers", proposition 2.1).
@@ -207,50 +203,6 @@ fn largest_first(mut values: &mut [Value], mut budget: f64, mut give: impl FnMut
     if let [last] = values {
         give(last.at as usize, last.holds.min(budget));
     }
-}
-
-/// Calls `work` with the number and the values of each row of `rows`, on as many threads as pay.
-fn each_row<const D: usize>(
-    rows: &mut [f32],
-    dims: [usize; D],
-    work: impl Fn(usize, &mut [f32]) + Sync,
-) {
-    let width = dims[1..].iter().product::<usize>();
-    if rows.is_empty() {
-        return;
-    }
-    let threads = match rows.len() {
-        0..SMALL => 1,
-        _ => thread::available_parallelism().map_or(1, NonZero::get),
-    };
-    let block = dims[0].div_ceil(threads);
-    let run = |first: usize, rows: &mut [f32]| {
-        for (row, values) in rows.chunks_mut(width).enumerate() {
-            work(first + row, values);
-        }
-    };
-    if threads == 1 {
-        return run(0, rows);
-    }
-    thread::scope(|scope| {
-        for (place, rows) in rows.chunks_mut(block * width).enumerate() {
-            scope.spawn(move || run(place * block, rows));
-        }
-    });
-}
-
-/// Row `row` of `width` values each.
-fn part(values: &[f32], row: usize, width: usize) -> &[f32] {
-    &values[row * width..(row + 1) * width]
-}
-
-fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
-    x.try_into_vec_as().expect("a float tensor")
-}
-
-/// Values in the shape and on the device of `like`.
-fn upload<const D: usize>(values: Vec<f32>, like: &Tensor<D>) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(values, like.dims()), &like.device())
 }
 
 #[cfg(test)]

@@ -1,0 +1,114 @@
+//! Work on the rows of a batch in plain Rust.
+//!
+//! On the CPU backend a tensor operation is a pass over the whole batch, with a new tensor for its result. What takes a dozen of
+//! them, or ends at another step for each row, is done in one pass over a row that stays in the first cache. A tensor becomes a
+//! `Vec` and a `Vec` a tensor without a copy there, if nothing else holds it. On a GPU it would be a round trip.
+
+use std::thread;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use rayon::prelude::*;
+
+use crate::on_host;
+
+/// Fewer values than this are not worth a second thread.
+const SMALL: usize = 1 << 15;
+
+/// Whether plain tensors of this device may be worked on here: [`on_host`], and autodiff does not need to know.
+pub fn is_host(device: &Device) -> bool {
+    on_host(device) && !device.is_autodiff()
+}
+
+/// Calls `work` with the number and the values of each row of `rows`, on as many threads as pay.
+pub fn each_row<const D: usize>(
+    rows: &mut [f32],
+    dims: [usize; D],
+    work: impl Fn(usize, &mut [f32]) + Sync + Send,
+) {
+    let width = dims[1..].iter().product::<usize>();
+    if rows.is_empty() {
+        return;
+    }
+    let threads = match rows.len() {
+        0..SMALL => 1,
+        _ => thread::available_parallelism().map_or(1, usize::from),
+    };
+    let block = dims[0].div_ceil(threads);
+    let run = |(place, rows): (usize, &mut [f32])| {
+        for (row, values) in rows.chunks_mut(width).enumerate() {
+            work(place * block + row, values);
+        }
+    };
+    if threads == 1 {
+        return run((0, rows));
+    }
+    rows.par_chunks_mut(block * width).enumerate().for_each(run);
+}
+
+/// Row `row` of `width` values each.
+pub fn part(values: &[f32], row: usize, width: usize) -> &[f32] {
+    &values[row * width..(row + 1) * width]
+}
+
+/// The values of a tensor.
+///
+/// # Panics
+/// If it cannot be read.
+pub fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+    x.try_into_vec_as().expect("a float tensor")
+}
+
+/// Values in the shape and on the device of `like`.
+pub fn upload<const D: usize>(values: Vec<f32>, like: &Tensor<D>) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values, like.dims()), &like.device())
+}
+
+/// The sum of a function of each place. In lanes: one sum after the other would wait for each addition.
+#[inline(always)]
+pub fn sum_of(count: usize, term: impl Fn(usize) -> f32) -> f32 {
+    const LANES: usize = 16;
+    let mut sums = [0.0; LANES];
+    let whole = count - count % LANES;
+    for start in (0..whole).step_by(LANES) {
+        for (lane, sum) in sums.iter_mut().enumerate() {
+            *sum += term(start + lane);
+        }
+    }
+    for at in whole..count {
+        sums[at % LANES] += term(at);
+    }
+    sums.iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cpu_backend_is_the_host_and_autodiff_is_not() {
+        assert!(is_host(&Device::flex()));
+        assert!(!is_host(&Device::flex().autodiff()));
+    }
+
+    #[test]
+    fn every_row_is_worked_on_once() {
+        for (batch, width) in [(0, 3), (1, 5), (7, 9000), (64, 1024)] {
+            let mut rows = vec![1.0; batch * width];
+            each_row(&mut rows, [batch, width], |row, values| {
+                assert_eq!(values.len(), width);
+                values.iter_mut().for_each(|value| *value += row as f32);
+            });
+            for (row, values) in rows.chunks(width).enumerate() {
+                assert!(values.iter().all(|value| *value == 1.0 + row as f32));
+            }
+        }
+    }
+
+    #[test]
+    fn sums_have_every_term() {
+        for count in [0, 1, 15, 16, 33, 784] {
+            let expected = (0..count).sum::<usize>() as f32;
+            assert_eq!(sum_of(count, |at| at as f32), expected);
+        }
+    }
+}

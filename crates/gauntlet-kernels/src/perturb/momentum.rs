@@ -1,0 +1,190 @@
+//! A projected gradient step with momentum, as Auto-PGD takes it.
+
+use burn::tensor::Tensor;
+
+use super::{TINY, per_sample, project_l2, project_linf, unit_l2};
+use crate::host::{each_row, is_host, part, sum_of, upload, values};
+
+/// A step of Auto-PGD in L∞ (Croce & Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse
+/// parameter-free attacks", equations 3 and 4): `ahead` is `x + step_size * sign(grad)`, projected; the result is
+/// `x + (1 - momentum) * (ahead - x) + momentum * (x - before)`, projected.
+///
+/// # Shapes
+/// `step_size: [batch]`, the other tensors `[batch, ..]`, alike.
+#[allow(clippy::too_many_arguments, reason = "a formula of as many")]
+pub fn linf_momentum_step<const D: usize>(
+    x: Tensor<D>,
+    x0: Tensor<D>,
+    grad: Tensor<D>,
+    before: Tensor<D>,
+    step_size: Tensor<1>,
+    momentum: f32,
+    eps: f32,
+    bounds: (f32, f32),
+) -> Tensor<D> {
+    if !is_host(&x.device()) {
+        let project = |z| project_linf(z, x0.clone(), eps, bounds);
+        return momentum_step(&x, grad.sign(), &before, step_size, momentum, project);
+    }
+    let project = |z: f32, x0: f32| {
+        let delta = (z - x0).clamp(-eps, eps);
+        (x0 + delta).clamp(bounds.0, bounds.1)
+    };
+    by_rows(
+        x,
+        [x0, grad, before],
+        step_size,
+        |x, [x0, grad, before], size| {
+            for i in 0..x.len() {
+                let direction = f32::from(grad[i] > 0.0) - f32::from(grad[i] < 0.0);
+                let ahead = project(x[i] + direction * size, x0[i]);
+                let pull = (ahead - x[i]) * (1.0 - momentum);
+                let drift = (x[i] - before[i]) * momentum;
+                x[i] = project(x[i] + pull + drift, x0[i]);
+            }
+        },
+    )
+}
+
+/// [`linf_momentum_step`] in L2: along the gradient of each sample, scaled to length 1.
+///
+/// # Shapes
+/// `step_size: [batch]`, the other tensors `[batch, ..]`, alike.
+#[allow(clippy::too_many_arguments, reason = "a formula of as many")]
+pub fn l2_momentum_step<const D: usize>(
+    x: Tensor<D>,
+    x0: Tensor<D>,
+    grad: Tensor<D>,
+    before: Tensor<D>,
+    step_size: Tensor<1>,
+    momentum: f32,
+    eps: f32,
+    bounds: (f32, f32),
+) -> Tensor<D> {
+    if !is_host(&x.device()) {
+        let project = |z| project_l2(z, x0.clone(), eps, bounds);
+        return momentum_step(&x, unit_l2(grad), &before, step_size, momentum, project);
+    }
+    let project = |z: &mut [f32], x0: &[f32]| {
+        let length = sum_of(z.len(), |i| (z[i] - x0[i]) * (z[i] - x0[i])).sqrt();
+        let shrink = (length.max(TINY).recip() * eps).min(1.0);
+        for (z, x0) in z.iter_mut().zip(x0) {
+            *z = (x0 + (*z - x0) * shrink).clamp(bounds.0, bounds.1);
+        }
+    };
+    by_rows(
+        x,
+        [x0, grad, before],
+        step_size,
+        |x, [x0, grad, before], size| {
+            let largest = grad.iter().fold(TINY, |most, g| g.abs().max(most));
+            let squares = sum_of(x.len(), |i| (grad[i] / largest) * (grad[i] / largest));
+            let length = squares.sqrt().max(TINY);
+            let mut ahead: Vec<f32> = x
+                .iter()
+                .zip(grad)
+                .map(|(x, g)| x + g / largest / length * size)
+                .collect();
+            project(&mut ahead, x0);
+            for i in 0..x.len() {
+                let pull = (ahead[i] - x[i]) * (1.0 - momentum);
+                x[i] = x[i] + pull + (x[i] - before[i]) * momentum;
+            }
+            project(x, x0);
+        },
+    )
+}
+
+/// In tensor operations.
+fn momentum_step<const D: usize>(
+    x: &Tensor<D>,
+    direction: Tensor<D>,
+    before: &Tensor<D>,
+    step_size: Tensor<1>,
+    momentum: f32,
+    project: impl Fn(Tensor<D>) -> Tensor<D>,
+) -> Tensor<D> {
+    let ahead = project(x.clone() + direction * per_sample(step_size, x.dims()));
+    let pull = (ahead - x.clone()).mul_scalar(1.0 - momentum);
+    let drift = (x.clone() - before.clone()).mul_scalar(momentum);
+    project(x.clone() + pull + drift)
+}
+
+/// `step` on each row of `x`, with the same rows of three other tensors and its step size.
+fn by_rows<const D: usize>(
+    x: Tensor<D>,
+    others: [Tensor<D>; 3],
+    step_size: Tensor<1>,
+    step: impl Fn(&mut [f32], [&[f32]; 3], f32) + Sync + Send,
+) -> Tensor<D> {
+    let like = x.clone();
+    let (mut x, others, sizes) = (values(x), others.map(values), values(step_size));
+    each_row(&mut x, like.dims(), |row, x| {
+        let others = std::array::from_fn(|i| part(&others[i], row, x.len()));
+        step(x, others, sizes[row]);
+    });
+    upload(x, &like)
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::{NoiseKey, Stream};
+
+    /// By rows and in tensor operations: images of which a third is on a face, gradients of any size, one without any.
+    #[test]
+    fn rows_and_tensors_agree() {
+        let (samples, shape) = ([0u32, 1, 2, 3, 4], [5, 2, 7, 9]);
+        let (key, device) = (NoiseKey::new(1, Stream::EvalAttack), Device::flex());
+        let draw = |r: u32, low, high| {
+            key.restart(r)
+                .uniform::<4>(&samples, shape, low, high, &device)
+        };
+        let (x0, step) = (draw(0, -0.3, 1.3).clamp(0.0, 1.0), draw(1, -0.2, 0.2));
+        let sizes = Tensor::<1>::from_floats([0.4, 1.0, 1e-3, 3.0, 0.0], &device);
+        let scales = Tensor::<1>::from_floats([1.0, 1e-9, 0.0, 1e9, 1e-4], &device);
+        let grad = key.normal::<4>(&samples, shape, &device) * per_sample(scales, shape);
+        let bounds = (0.0, 1.0);
+        for (eps, momentum) in [(0.3, 0.25), (1.5, 0.0)] {
+            let x = project_linf(x0.clone() + step.clone(), x0.clone(), eps, bounds);
+            let before = project_linf(x0.clone() - step.clone(), x0.clone(), eps, bounds);
+            let given = || {
+                (
+                    x.clone(),
+                    x0.clone(),
+                    grad.clone(),
+                    before.clone(),
+                    sizes.clone(),
+                )
+            };
+            let (a, b, c, d, e) = given();
+            let found = linf_momentum_step(a, b, c, d, e, momentum, eps, bounds);
+            let project = |z| project_linf(z, x0.clone(), eps, bounds);
+            let expected = momentum_step(
+                &x,
+                grad.clone().sign(),
+                &before,
+                sizes.clone(),
+                momentum,
+                project,
+            );
+            assert_eq!(values(found), values(expected), "to the bit");
+
+            let (a, b, c, d, e) = given();
+            let found = l2_momentum_step(a, b, c, d, e, momentum, eps, bounds);
+            let project = |z| project_l2(z, x0.clone(), eps, bounds);
+            let expected = momentum_step(
+                &x,
+                unit_l2(grad.clone()),
+                &before,
+                sizes.clone(),
+                momentum,
+                project,
+            );
+            let off = values((found - expected).abs().max())[0];
+            assert!(off < 1e-6, "{off}");
+        }
+    }
+}
