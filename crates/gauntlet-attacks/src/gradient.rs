@@ -62,14 +62,20 @@ pub(crate) fn input_gradient_of<const D: usize>(
     x: Tensor<D>,
     value: impl FnOnce(Tensor<2>) -> Tensor<1>,
 ) -> (Tensor<D>, Tensor<1>, Tensor<2>) {
-    let (logits, back) = model.pullback(x);
-    let tracked = logits.clone().autodiff().require_grad();
-    let values = value(tracked.clone());
-    let mut gradients = values.clone().sum_dim(0).backward();
-    let slope = tracked.grad_remove(&mut gradients);
-    let gradient = back(slope.unwrap_or_else(|| logits.zeros_like()));
+    let x = x.autodiff().require_grad();
+    // A model may leave the graph on its way, by a step that autodiff does not know.
+    let logits = model.logits(x.clone()).autodiff();
+    let values = value(logits.clone());
+    // One that ignores its input has no gradient: that is a zero, not a crash.
+    let gradient = values.is_tracked().then(|| {
+        let mut gradients = values.clone().sum_dim(0).backward();
+        x.grad_remove(&mut gradients)
+    });
+    let gradient = gradient
+        .flatten()
+        .unwrap_or_else(|| x.clone().inner().zeros_like());
     // What is no number says nothing of the way: a zero is passed over by every step, a NaN would end up in the example.
-    (finite(gradient), values.inner(), logits)
+    (finite(gradient), values.inner(), logits.inner())
 }
 
 #[cfg(test)]

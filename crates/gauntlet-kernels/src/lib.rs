@@ -1,5 +1,4 @@
-//! Arithmetic on tensors, and nothing else: steps, projections, named noise, augmentation; and on the CPU convolutions and the
-//! matrix product that networks under attack run on.
+//! Arithmetic on tensors, and nothing else: steps, projections, named noise, augmentation, convolution on the CPU.
 //!
 //! This crate knows burn, but no model, no data set and no config.
 
@@ -8,7 +7,6 @@ mod conv;
 pub mod host;
 pub mod noise;
 pub mod perturb;
-pub mod product;
 
 pub use conv::conv2d;
 pub use noise::{NoiseKey, Stream};

@@ -6,7 +6,6 @@ use burn::tensor::Tensor;
 
 use crate::build::Builder;
 use crate::conv::convolve;
-use crate::on_cpu::Layout;
 use crate::{Activation, ModelError};
 
 /// 5×5×32 – pool – 5×5×64 – pool – fc 1024: the MNIST network of Madry et al. (2018).
@@ -46,16 +45,5 @@ impl LenetMadry {
 
     pub(crate) fn head(&self, features: Tensor<2>) -> Tensor<2> {
         self.fc2.forward(features)
-    }
-
-    pub(crate) fn lay_out(&self, layout: &mut Layout, act: Activation) {
-        for conv in [&self.conv1, &self.conv2] {
-            layout.conv(conv);
-            layout.activation(act);
-            layout.max_pool(&self.pool);
-        }
-        layout.linear(&self.fc1);
-        layout.activation(act);
-        layout.linear(&self.fc2);
     }
 }

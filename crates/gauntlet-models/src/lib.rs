@@ -10,12 +10,10 @@ mod mlp;
 mod mnist_cnn;
 pub mod named;
 mod network;
-mod on_cpu;
 mod resnet;
 mod small_cnn;
 pub mod weights;
 
-pub use classifier::{Classifier, Pullback, detached};
+pub use classifier::{Classifier, detached};
 pub use config::{Activation, Arch, Description, ModelConfig, ModelError};
 pub use network::Network;
-pub use on_cpu::OnCpu;

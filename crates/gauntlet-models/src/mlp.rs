@@ -4,7 +4,6 @@ use burn::tensor::Tensor;
 
 use crate::Activation;
 use crate::build::Builder;
-use crate::on_cpu::Layout;
 
 /// Multilayer perceptron with two hidden layers on the flattened image.
 #[derive(Module, Debug)]
@@ -35,13 +34,5 @@ impl Mlp {
 
     pub(crate) fn head(&self, features: Tensor<2>) -> Tensor<2> {
         self.fc3.forward(features)
-    }
-
-    pub(crate) fn lay_out(&self, layout: &mut Layout, act: Activation) {
-        layout.linear(&self.fc1);
-        layout.activation(act);
-        layout.linear(&self.fc2);
-        layout.activation(act);
-        layout.linear(&self.fc3);
     }
 }

@@ -5,7 +5,6 @@ use burn::tensor::Tensor;
 
 use crate::build::Builder;
 use crate::conv::convolve;
-use crate::on_cpu::Layout;
 use crate::{Activation, ModelError};
 
 /// 16 4×4/2 – 32 4×4/2 – fc 100: the network of Wong & Kolter (2018) that verifiers and fast adversarial training share;
@@ -44,15 +43,5 @@ impl MnistCnn {
 
     pub(crate) fn head(&self, features: Tensor<2>) -> Tensor<2> {
         self.fc2.forward(features)
-    }
-
-    pub(crate) fn lay_out(&self, layout: &mut Layout, act: Activation) {
-        layout.conv(&self.conv1);
-        layout.activation(act);
-        layout.conv(&self.conv2);
-        layout.activation(act);
-        layout.linear(&self.fc1);
-        layout.activation(act);
-        layout.linear(&self.fc2);
     }
 }

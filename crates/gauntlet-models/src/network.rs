@@ -5,7 +5,6 @@ use crate::build::Builder;
 use crate::lenet_madry::LenetMadry;
 use crate::mlp::Mlp;
 use crate::mnist_cnn::MnistCnn;
-use crate::on_cpu::Layout;
 use crate::resnet::ResNet;
 use crate::small_cnn::SmallCnn;
 use crate::{Activation, Arch, Classifier, Description, ModelConfig, ModelError};
@@ -144,21 +143,6 @@ impl Network {
         };
         let scale = std.iter().map(|s| 1.0 / s).collect();
         (x - values(mean.clone())) * values(scale)
-    }
-
-    pub(crate) fn lay_out(&self, layout: &mut Layout) {
-        if let Some((mean, std)) = &self.normalise {
-            let scale: Vec<f32> = std.iter().map(|std| 1.0 / std).collect();
-            let shift = mean.iter().zip(&scale).map(|(mean, scale)| -mean * scale);
-            layout.affine(scale.clone(), shift.collect());
-        }
-        match &self.body {
-            Body::Mlp(body) => body.lay_out(layout, self.activation),
-            Body::MnistCnn(body) => body.lay_out(layout, self.activation),
-            Body::SmallCnn(body) => body.lay_out(layout, self.activation),
-            Body::LenetMadry(body) => body.lay_out(layout, self.activation),
-            Body::ResNet(body) => body.lay_out(layout, self.activation),
-        }
     }
 
     fn head(&self, features: Tensor<2>) -> Tensor<2> {

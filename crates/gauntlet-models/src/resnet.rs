@@ -5,7 +5,6 @@ use burn::tensor::Tensor;
 
 use crate::build::Builder;
 use crate::conv::convolve;
-use crate::on_cpu::Layout;
 use crate::{Activation, ModelError};
 
 /// Residual network with pre-activation blocks (He et al. 2016b), the shape of both PreActResNet-18 and Wide ResNet
@@ -119,17 +118,6 @@ impl ResNet {
     pub(crate) fn head(&self, features: Tensor<2>) -> Tensor<2> {
         self.fc.forward(features)
     }
-
-    pub(crate) fn lay_out(&self, layout: &mut Layout, act: Activation) {
-        layout.conv(&self.stem);
-        for block in &self.blocks {
-            block.lay_out(layout, act);
-        }
-        layout.batch_norm(&self.norm);
-        layout.activation(act);
-        layout.mean();
-        layout.linear(&self.fc);
-    }
 }
 
 impl Block {
@@ -152,31 +140,5 @@ impl Block {
         };
         let y = convolve(&self.conv1, active);
         convolve(&self.conv2, act.apply(self.norm2.forward(y))) + shortcut
-    }
-
-    fn lay_out(&self, layout: &mut Layout, act: Activation) {
-        let active = |layout: &mut Layout| {
-            layout.batch_norm(&self.norm1);
-            layout.activation(act);
-        };
-        let rest = |layout: &mut Layout| {
-            layout.conv(&self.conv1);
-            layout.batch_norm(&self.norm2);
-            layout.activation(act);
-            layout.conv(&self.conv2);
-        };
-        match &self.shortcut {
-            Some(conv) => {
-                active(layout);
-                layout.sum(rest, |shortcut| shortcut.conv(conv));
-            }
-            None => layout.sum(
-                |body| {
-                    active(body);
-                    rest(body);
-                },
-                |_| (),
-            ),
-        }
     }
 }

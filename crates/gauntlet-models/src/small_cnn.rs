@@ -6,7 +6,6 @@ use burn::tensor::Tensor;
 
 use crate::build::Builder;
 use crate::conv::convolve;
-use crate::on_cpu::Layout;
 use crate::{Activation, ModelError};
 
 /// The small network of TRADES (Zhang et al. 2019): four unpadded 3×3 convolutions, fc 200 – dropout – fc 200;
@@ -67,21 +66,5 @@ impl SmallCnn {
 
     pub(crate) fn head(&self, features: Tensor<2>) -> Tensor<2> {
         self.fc3.forward(features)
-    }
-
-    /// Without dropout: as in eval mode.
-    pub(crate) fn lay_out(&self, layout: &mut Layout, act: Activation) {
-        for [first, second] in [[&self.conv1, &self.conv2], [&self.conv3, &self.conv4]] {
-            layout.conv(first);
-            layout.activation(act);
-            layout.conv(second);
-            layout.activation(act);
-            layout.max_pool(&self.pool);
-        }
-        layout.linear(&self.fc1);
-        layout.activation(act);
-        layout.linear(&self.fc2);
-        layout.activation(act);
-        layout.linear(&self.fc3);
     }
 }

@@ -12,7 +12,7 @@ use gauntlet_audit::{
 };
 use gauntlet_data::corruptions::{Corruption, Severity};
 use gauntlet_data::{DataConfig, Dataset, Source, arrays, fetch, files, picture};
-use gauntlet_models::{Classifier, Description, Network};
+use gauntlet_models::{Description, Network};
 use gauntlet_train::{Plan, RunDir};
 use serde_json::{Value, json};
 
@@ -198,17 +198,9 @@ impl Job {
             };
             plan.families.iter().flat_map(pairs)
         });
-        let on_cpu = self
-            .device
-            .is_cpu()
-            .then(|| self.model.on_cpu(self.data.shape));
-        let model: &(dyn Classifier<4> + Sync) = match &on_cpu {
-            Some(model) => model,
-            None => &self.model,
-        };
         let mut auditor = Auditor {
             subject: Subject {
-                model,
+                model: &self.model,
                 data: &self.data,
                 device: &self.device.device,
                 seed: self.seed,
@@ -298,6 +290,7 @@ impl Job {
     /// Samples classified correctly, where no attack has counted them.
     fn clean_right(&self) -> usize {
         use gauntlet_attacks::evaluate::predictions;
+        use gauntlet_models::Classifier;
         let positions: Vec<usize> = (0..self.data.len()).collect();
         let right = positions.chunks(self.batch_size).map(|part| {
             let (x, _) = self.data.batch(part, &self.device.device);
