@@ -199,8 +199,9 @@ kind = "pgd"
 steps = 5
 
 [[threat.attack]]
-kind = "square"
-queries = 3000
+kind = "pgd"
+steps = 3000
+loss = "margin"
 "#;
 
 /// The state of the only suite in a folder.
