@@ -49,21 +49,20 @@ def outcomes(path):
 def ours(args, name):
     folder = args.out / name
     folder.mkdir(parents=True, exist_ok=True)
-    if args.only != "peer":
-        command = ["gauntlet", "audit", args.weights, "--data", args.data, "--samples", args.samples, "--out", folder]
-        command += ["--device", "cpu", "--jobs", args.threads, "--no-diagnosis", "--quiet", "--json", "-"]
-        if args.weights.is_file():
-            command += ["--arch", "mnist-cnn"]
-        for key in ("mean", "std"):
-            if getattr(args, key):
-                command += [f"--{key}", *getattr(args, key)]
-        if name == "ensemble":
-            command += ["--threat", args.threat]
-        else:
-            path = folder / "plan.toml"
-            path.write_text(plan(name, args.threat))
-            command += ["--plan", path]
-        subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
+    command = ["gauntlet", "audit", args.weights, "--data", args.data, "--samples", args.samples, "--out", folder]
+    command += ["--device", "cpu", "--jobs", args.threads, "--no-diagnosis", "--quiet", "--json", "-"]
+    if args.arch:
+        command += ["--arch", args.arch]
+    for key in ("mean", "std"):
+        if getattr(args, key):
+            command += [f"--{key}", *getattr(args, key)]
+    if name == "ensemble":
+        command += ["--threat", args.threat]
+    else:
+        path = folder / "plan.toml"
+        path.write_text(plan(name, args.threat))
+        command += ["--plan", path]
+    subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
     audit = json.loads((folder / "audit.json").read_text())
     found = outcomes(folder / "outcomes.safetensors")
     (fell,) = [values for key, values in found.items() if key.endswith("/fell_to")]
@@ -91,6 +90,7 @@ def main():
     parser.add_argument("folder", type=pathlib.Path, metavar="DATA")
     parser.add_argument("--data", required=True, help="what Gauntlet calls the data set")
     parser.add_argument("--threat", required=True, help="linf:0.3, l2:0.5")
+    parser.add_argument("--arch", help="what Gauntlet calls the architecture, where it cannot tell from the weights")
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--mean", nargs="*", default=[])
@@ -101,6 +101,8 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
 
     result, kept = peer(args)
+    if args.only == "peer":
+        return
     print(f"| attack | gauntlet | AutoAttack | only they break | only we break | seconds: gauntlet | AutoAttack | ratio |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for name in [*PLANS, "ensemble"]:

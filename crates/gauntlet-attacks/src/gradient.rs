@@ -57,7 +57,7 @@ pub fn input_gradient<const D: usize>(
 }
 
 /// [`input_gradient`] of any value of each sample: `value` maps `[batch, classes]` to `[batch]`, and rows do not mix.
-pub(crate) fn input_gradient_of<const D: usize>(
+pub fn input_gradient_of<const D: usize>(
     model: &dyn Classifier<D>,
     x: Tensor<D>,
     value: impl FnOnce(Tensor<2>) -> Tensor<1>,

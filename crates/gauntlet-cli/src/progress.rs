@@ -282,6 +282,8 @@ mod tests {
             loss,
             accuracy: 0.5,
             robust_accuracy: None,
+            single_step_accuracy: None,
+            terms: Default::default(),
             adversarial: 1.0,
             eps: 0.1,
             learning_rate: 0.1,

@@ -35,7 +35,7 @@ pub fn load(images: &Path, labels: Option<&Path>, classes: usize) -> Result<Data
 }
 
 /// Loads a test set: images and labels from two `.npy` files, or both from a `.npz`, where they are called `x` and `y`, `images` and
-/// `labels`, `x_test` and `y_test`, or are the only arrays of images and of labels.
+/// `labels` (or `image` and `label`), `x_test` and `y_test`, or are the only arrays of images and of labels.
 ///
 /// Images are `uint8`, or floats in [0, 1] that are multiples of 1/255, as pictures are: a [`Dataset`] keeps bytes, and nothing is
 /// rounded. Labels are whole numbers below `classes`.
@@ -133,7 +133,12 @@ fn read_npz(path: &Path) -> Result<(Array, Array), FormatError> {
         Array::read(bytes.as_slice())
             .map_err(|error| FormatError::Unsupported(format!("`{name}`: {error}")))
     };
-    for (x, y) in [("x", "y"), ("images", "labels"), ("x_test", "y_test")] {
+    for (x, y) in [
+        ("x", "y"),
+        ("images", "labels"),
+        ("image", "label"),
+        ("x_test", "y_test"),
+    ] {
         if entries.contains_key(x) && entries.contains_key(y) {
             return Ok((read(x)?, read(y)?));
         }

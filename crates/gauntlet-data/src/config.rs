@@ -55,6 +55,19 @@ pub struct DataConfig {
     /// Random changes of training images. Default: none.
     #[serde(default)]
     pub augment: Vec<Augment>,
+    /// More examples to train on, such as generated ones. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extra: Option<ExtraConfig>,
+}
+
+/// The `[data.extra]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExtraConfig {
+    /// A `.npz` file with `image` and `label`, as the field publishes generated data (or `x` and `y`).
+    pub path: PathBuf,
+    /// Its share of each batch, in (0, 1). An epoch has as many steps as without it.
+    pub share: f64,
 }
 
 impl DataConfig {
@@ -68,6 +81,7 @@ impl DataConfig {
             limit: None,
             batch_size: default_batch_size(),
             augment: Vec::new(),
+            extra: None,
         }
     }
 }

@@ -140,6 +140,8 @@ pub struct Splits {
     pub validation: Dataset,
     /// Never used for selection.
     pub test: Dataset,
+    /// Extra or generated examples to train on, and their share of each batch.
+    pub extra: Option<(Dataset, f64)>,
 }
 
 /// Loads a data set from the cache folder (`root`; [`crate::fetch::default_root`] unless told otherwise), checks it,
@@ -148,6 +150,29 @@ pub struct Splits {
 /// # Errors
 /// [`DataError::Missing`] with the command that fetches it; a damaged file by name with both hashes.
 pub fn load(config: &DataConfig, root: &Path, seed: u64) -> Result<Splits, DataError> {
+    let mut splits = load_source(config, root, seed)?;
+    if let Some(extra) = &config.extra {
+        let set = crate::arrays::load(&extra.path, None, splits.train.classes.len())?;
+        let (theirs, ours) = (set.shape, splits.train.shape);
+        if theirs != ours {
+            let problem = format!(
+                "its images are {theirs:?}, those of {} are {ours:?}",
+                splits.train.name
+            );
+            let path = extra.path.clone();
+            return Err(DataError::File { path, problem });
+        }
+        let set = Dataset {
+            split: "extra",
+            classes: Arc::clone(&splits.train.classes),
+            ..set
+        };
+        splits.extra = Some((set, extra.share));
+    }
+    Ok(splits)
+}
+
+fn load_source(config: &DataConfig, root: &Path, seed: u64) -> Result<Splits, DataError> {
     let source = config.source;
     if source == Source::ImageFolder {
         let images = image_folder::load(config, seed)?;
@@ -298,6 +323,7 @@ fn split(
         train: dataset(&train, "train", order),
         validation: dataset(&train, "validation", held_out),
         test: dataset(&test, "test", all),
+        extra: None,
     })
 }
 
@@ -323,6 +349,7 @@ mod tests {
             limit: None,
             batch_size: 8,
             augment: Vec::new(),
+            extra: None,
         }
     }
 

@@ -15,7 +15,7 @@ pub mod picture;
 mod shuffle;
 pub mod sources;
 
-pub use config::{Augment, DataConfig, Source};
+pub use config::{Augment, DataConfig, ExtraConfig, Source};
 pub use dataset::{Dataset, Splits, load, load_test};
 pub use error::DataError;
 pub use loader::{Batch, Loader};

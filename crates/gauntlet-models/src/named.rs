@@ -1,5 +1,6 @@
 //! A module's tensors by name: `body.conv1.weight`, `body.blocks.0.norm1.running_mean`.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
@@ -54,7 +55,7 @@ pub fn list<M: Module>(model: &M) -> Vec<Named> {
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let path = self.0.name();
-            let buffer = path.ends_with("running_mean") || path.ends_with("running_var");
+            let buffer = is_buffer(&path);
             self.1.push(Named {
                 path,
                 shape: param.val().dims().to_vec(),
@@ -94,12 +95,12 @@ pub fn owned<const D: usize>(tensor: Tensor<D>) -> TensorData {
     TensorData::from_bytes_vec(data.as_bytes().to_vec(), data.shape().clone(), data.dtype())
 }
 
-/// Replaces every tensor by the one of its path in `tensors`. `model` comes back as an untracked copy: nothing is written
+/// `model` with every tensor replaced by the one of its path in `tensors`. `model` comes back as an untracked copy: nothing is written
 /// through to the module it was cloned from.
 ///
 /// # Panics
 /// If a path is missing or a shape differs: check against [`list`] first.
-pub(crate) fn replace<M: Module>(model: &M, tensors: BTreeMap<String, TensorData>) -> M {
+pub fn with_data<M: Module>(model: &M, tensors: BTreeMap<String, TensorData>) -> M {
     struct Replace(Path, BTreeMap<String, TensorData>);
     impl ModuleMapper for Replace {
         fn enter_module(&mut self, name: &str, container: &str) {
@@ -158,6 +159,56 @@ pub fn lerp<M: Module>(target: &M, source: &M, keep: f64) -> M {
     target
         .valid()
         .map(&mut Blend(Path::default(), read.1, keep))
+}
+
+/// Whether the tensor at `path` belongs to a normalisation layer: its scale and shift, or running statistics.
+pub fn is_norm(path: &str) -> bool {
+    let last = path.rsplit('.').next().unwrap_or_default();
+    matches!(last, "gamma" | "beta" | "running_mean" | "running_var")
+}
+
+/// Whether the tensor at `path` is a running statistic rather than a parameter.
+pub fn is_buffer(path: &str) -> bool {
+    path.ends_with("running_mean") || path.ends_with("running_var")
+}
+
+/// `target` with the tensors of `source` wherever `take` says so by their path. Parameters are the very same ones (id and graph
+/// node), so that gradients of both modules add up in them. Those of `target` that stay keep theirs.
+pub fn graft<M: Module>(target: M, source: &M, take: impl Fn(&str) -> bool) -> M {
+    struct Read<F>(Path, BTreeMap<String, Box<dyn Any>>, F);
+    impl<F: Fn(&str) -> bool> ModuleVisitor for Read<F> {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.0.enter(name, container);
+        }
+        fn exit_module(&mut self, _name: &str, container: &str) {
+            self.0.exit(container);
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let path = self.0.name();
+            if (self.2)(&path) {
+                self.1.insert(path, Box::new(param.clone()));
+            }
+        }
+    }
+    struct Write(Path, BTreeMap<String, Box<dyn Any>>);
+    impl ModuleMapper for Write {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.0.enter(name, container);
+        }
+        fn exit_module(&mut self, _name: &str, container: &str) {
+            self.0.exit(container);
+        }
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let taken = self.1.remove(&self.0.name());
+            match taken.and_then(|taken| taken.downcast::<Param<Tensor<D>>>().ok()) {
+                Some(taken) => *taken,
+                None => param,
+            }
+        }
+    }
+    let mut read = Read(Path::default(), BTreeMap::new(), take);
+    source.visit(&mut read);
+    target.map(&mut Write(Path::default(), read.1))
 }
 
 #[cfg(test)]

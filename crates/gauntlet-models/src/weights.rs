@@ -112,7 +112,7 @@ pub fn load<M: Module>(
         )));
     }
     let tracked = model.devices().iter().any(|device| device.is_autodiff());
-    let loaded = named::replace(&model, tensors);
+    let loaded = named::with_data(&model, tensors);
     Ok(if tracked { loaded.train() } else { loaded })
 }
 

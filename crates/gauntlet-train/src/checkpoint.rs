@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::TrainError;
+use crate::guard::{RollBack, Seen};
 use crate::run_dir::write_json;
 
 /// Numbers of a run that are no tensors.
@@ -26,12 +27,39 @@ pub(crate) struct State {
     pub(crate) step: u64,
     /// Updates at the last validation.
     pub(crate) validated_at: u64,
+    /// Updates at the last end of an epoch that was seen through.
+    #[serde(default)]
+    pub(crate) closed_at: u64,
+    /// Updates when the average of epochs was last asked to take weights in.
+    #[serde(default)]
+    pub(crate) averaged_at: Option<u64>,
     /// The best checkpoint so far.
     pub(crate) best: Option<Best>,
     /// Seconds of training so far.
     pub(crate) seconds: f64,
     /// Updates of the average of the weights.
     pub(crate) ema_updates: u64,
+    /// How often the run went back to an earlier checkpoint.
+    #[serde(default)]
+    pub(crate) attempt: u32,
+    /// Whether the guard changed the attack for one of several steps.
+    #[serde(default)]
+    pub(crate) multi_step: bool,
+    /// Steps in a row that changed nothing, because the loss was no number.
+    #[serde(default)]
+    pub(crate) skipped: u32,
+    /// Validations since the best.
+    #[serde(default)]
+    pub(crate) stale: u32,
+    /// What the best validation under attack saw.
+    #[serde(default)]
+    pub(crate) seen: Option<Seen>,
+    /// Why the run is over before its last epoch.
+    #[serde(default)]
+    pub(crate) ended: Option<String>,
+    /// Hashes of the networks that the method leans on, by folder.
+    #[serde(default)]
+    pub(crate) others: BTreeMap<String, String>,
     /// Updates of each parameter, as the optimizer counts them.
     pub(crate) optimizer: BTreeMap<String, u64>,
 }
@@ -62,15 +90,22 @@ pub(crate) struct Snapshot<'a, M> {
     pub(crate) model: &'a M,
     /// The weights that are trained, if they are others.
     pub(crate) live: Option<&'a M>,
+    /// The network as clean examples see it, if that is another.
+    pub(crate) for_clean: Option<&'a M>,
     pub(crate) optimizer: &'a BTreeMap<String, TensorData>,
+    /// State of the training method.
+    pub(crate) method: &'a BTreeMap<String, TensorData>,
 }
 
 const MODEL: &str = "model.safetensors";
 const LIVE: &str = "live.safetensors";
+const FOR_CLEAN: &str = "clean.safetensors";
+const METHOD: &str = "method.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 const DESCRIPTION: &str = "model.json";
 const MANIFEST: &str = "MANIFEST.json";
+const ROLL_BACK: &str = "roll-back.json";
 
 fn folder(run: &Path, step: u64) -> PathBuf {
     run.join("checkpoints").join(format!("step-{step:08}"))
@@ -170,11 +205,15 @@ fn stage<M: Module>(staging: &Path, snapshot: &Snapshot<'_, M>) -> Result<(), Tr
         MODEL.to_owned(),
         weights::save(snapshot.model, &about, &staging.join(MODEL))?,
     );
-    if let Some(live) = snapshot.live {
-        tensors.insert(
-            LIVE.to_owned(),
-            weights::save(live, &about, &staging.join(LIVE))?,
-        );
+    for (name, module) in [(LIVE, snapshot.live), (FOR_CLEAN, snapshot.for_clean)] {
+        if let Some(module) = module {
+            let hashes = weights::save(module, &about, &staging.join(name))?;
+            tensors.insert(name.to_owned(), hashes);
+        }
+    }
+    if !snapshot.method.is_empty() {
+        let hashes = weights::save_tensors(snapshot.method, &about, &staging.join(METHOD))?;
+        tensors.insert(METHOD.to_owned(), hashes);
     }
     let optimizer = weights::save_tensors(snapshot.optimizer, &about, &staging.join(OPTIMIZER))?;
     tensors.insert(OPTIMIZER.to_owned(), optimizer);
@@ -200,7 +239,11 @@ pub(crate) struct Restored<M> {
     pub(crate) model: M,
     /// The weights that are trained.
     pub(crate) live: M,
+    /// The network as clean examples see it, if that is another.
+    pub(crate) for_clean: Option<M>,
     pub(crate) optimizer: BTreeMap<String, TensorData>,
+    /// State of the training method.
+    pub(crate) method: BTreeMap<String, TensorData>,
     /// Checkpoints that were found damaged, for people.
     pub(crate) damaged: Vec<String>,
 }
@@ -239,7 +282,8 @@ pub(crate) fn newest<M: Module>(run: &Path, model: &M) -> Result<Option<Restored
     first.map_or(Ok(None), Err)
 }
 
-fn restore<M: Module>(path: &Path, model: &M) -> Result<Restored<M>, TrainError> {
+/// What the checkpoint in `path` holds.
+pub(crate) fn restore<M: Module>(path: &Path, model: &M) -> Result<Restored<M>, TrainError> {
     let manifest = read_manifest(path)?;
     let state: State = read_verified(path, STATE, &manifest)?;
     let shipped = load_file(path, MODEL, &manifest, model.valid())?;
@@ -249,16 +293,77 @@ fn restore<M: Module>(path: &Path, model: &M) -> Result<Restored<M>, TrainError>
         MODEL
     };
     let live = load_file(path, trained, &manifest, model.valid())?.train();
-    let file = path.join(OPTIMIZER);
-    let optimizer = weights::load_tensors(&file, manifest.tensors.get(OPTIMIZER))
-        .map_err(|error| damage(path, error))?;
+    let for_clean = if manifest.tensors.contains_key(FOR_CLEAN) {
+        Some(load_file(path, FOR_CLEAN, &manifest, model.valid())?.train())
+    } else {
+        None
+    };
+    let tensors = |name: &str| {
+        weights::load_tensors(&path.join(name), manifest.tensors.get(name))
+            .map_err(|error| damage(path, error))
+    };
+    let optimizer = tensors(OPTIMIZER)?;
+    let method = match manifest.tensors.get(METHOD) {
+        Some(_) => tensors(METHOD)?,
+        None => BTreeMap::new(),
+    };
     Ok(Restored {
         state,
         model: shipped,
         live,
+        for_clean,
         optimizer,
+        method,
         damaged: Vec::new(),
     })
+}
+
+/// Removes the checkpoints that came after `back` went back, in an attempt before it.
+pub(crate) fn discard_after(run: &Path, back: RollBack) {
+    for (step, path) in list(run) {
+        let state: Option<State> = read_json(&path.join(STATE)).ok();
+        if step > back.to_step && state.is_none_or(|state| state.attempt < back.attempt) {
+            remove(&path);
+        }
+    }
+}
+
+/// Renamed first: a removal that is cut short leaves nothing that looks like a checkpoint.
+fn remove(path: &Path) {
+    let doomed = path.with_extension("partial");
+    if fs::rename(path, &doomed).is_ok() {
+        let _ = fs::remove_dir_all(doomed);
+    }
+}
+
+/// Where the run went back to last, if it ever did.
+pub(crate) fn roll_back(run: &Path) -> Result<Option<RollBack>, TrainError> {
+    let path = run.join(ROLL_BACK);
+    if !path.exists() {
+        return Ok(None);
+    }
+    read_json(&path)
+        .map(Some)
+        .map_err(|problem| TrainError::Config { path, problem })
+}
+
+/// Records where the run goes back to.
+pub(crate) fn write_roll_back(run: &Path, back: RollBack) -> Result<(), TrainError> {
+    write_json(&run.join(ROLL_BACK), &back)
+}
+
+/// One SHA-256 for the hashes of many tensors.
+pub(crate) fn digest_of(hashes: &BTreeMap<String, String>) -> String {
+    let mut hasher = Sha256::new();
+    for (path, hash) in hashes {
+        hasher.update(path.as_bytes());
+        hasher.update(hash.as_bytes());
+    }
+    hex(&hasher.finalize())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Removes all but the newest `keep` checkpoints and the best.
@@ -266,11 +371,7 @@ pub(crate) fn prune(run: &Path, keep: usize, best: Option<u64>) {
     let all = list(run);
     let old = all.len().saturating_sub(keep);
     for (_, path) in all[..old].iter().filter(|(step, _)| Some(*step) != best) {
-        // Renamed first: a removal that is cut short leaves nothing that looks like a checkpoint.
-        let doomed = path.with_extension("partial");
-        if fs::rename(path, &doomed).is_ok() {
-            let _ = fs::remove_dir_all(doomed);
-        }
+        remove(path);
     }
 }
 
@@ -330,10 +431,7 @@ fn hash(path: &Path) -> Result<String, TrainError> {
         path: path.to_owned(),
         source,
     })?;
-    Ok(Sha256::digest(&bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(hex(&Sha256::digest(&bytes)))
 }
 
 fn damage(checkpoint: &Path, problem: impl ToString) -> TrainError {

@@ -53,7 +53,7 @@ pub enum TrainError {
     },
     /// The loss is no number any more.
     #[error(
-        "the loss is {loss} at step {step} (epoch {epoch}, {kind})\n\nhint: the last checkpoint is whole; a lower learning rate or `train.clip_norm` often helps"
+        "the loss is no number at step {step} (epoch {epoch}, {kind} examples): `{term}` is {value}\n\nhint: the last checkpoint is whole; a lower learning rate or `train.clip_norm` often helps, and `train.guard.not_finite = \"skip\"` passes over single steps"
     )]
     NotFinite {
         /// Updates made before.
@@ -62,8 +62,20 @@ pub enum TrainError {
         epoch: u32,
         /// `clean`, `adversarial` or `mixed`.
         kind: &'static str,
-        /// The loss.
-        loss: f32,
+        /// The term of the loss, or the tensor of the weights.
+        term: String,
+        /// Its value.
+        value: f32,
+    },
+    /// A network that a method leans on cannot be used.
+    #[error("`{key}`: {}: {problem}", path.display())]
+    Other {
+        /// The key that names it.
+        key: String,
+        /// Its folder.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
     },
     /// The training part does not fill one batch.
     #[error("`data.batch_size`: {batch} examples a batch, but only {examples} to train on")]

@@ -79,6 +79,8 @@ mod tests {
             loss: 1.0,
             accuracy: 0.5,
             robust_accuracy: None,
+            single_step_accuracy: None,
+            terms: Default::default(),
             adversarial: 0.0,
             eps: 0.0,
             learning_rate: 0.1,

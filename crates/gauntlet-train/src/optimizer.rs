@@ -43,8 +43,20 @@ impl Optimizer {
 
     /// Moves each parameter of `model` by its gradient at learning rate `rate`.
     pub fn step<M: Module>(&mut self, rate: f64, model: M, gradients: GradientsParams) -> M {
+        self.step_under("", rate, model, gradients)
+    }
+
+    /// [`step`](Self::step) for a second module: what is remembered of its parameters is kept under `prefix`.
+    pub fn step_under<M: Module>(
+        &mut self,
+        prefix: &'static str,
+        rate: f64,
+        model: M,
+        gradients: GradientsParams,
+    ) -> M {
         let mut update = Update {
             optimizer: self,
+            prefix,
             gradients,
             rate,
             path: named::Path::default(),
@@ -195,6 +207,7 @@ fn decays(path: &str) -> bool {
 
 struct Update<'a> {
     optimizer: &'a mut Optimizer,
+    prefix: &'static str,
     gradients: GradientsParams,
     rate: f64,
     path: named::Path,
@@ -217,7 +230,7 @@ impl ModuleMapper for Update<'_> {
         let shape = value.dims();
         let tracked = value.is_require_grad();
         let flat = |tensor: Tensor<D>| tensor.reshape([shape.iter().product::<usize>()]);
-        let path = self.path.name();
+        let path = format!("{}{}", self.prefix, self.path.name());
         let moved = self
             .optimizer
             .direction(&path, flat(value.inner()), flat(gradient), self.rate);

@@ -9,6 +9,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
+use crate::method_config::{
+    Alp, AwpConfig, Consistency, CurriculumConfig, Distill, EarlyStopConfig, Free, GuardConfig,
+    Hat, Mart, MultiNorm, NFgsm, NormLayers, Objective, Smoothing, SwaConfig, Trades,
+};
 
 /// Everything that decides what a training run does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -55,16 +59,6 @@ impl ThreatConfig {
     }
 }
 
-/// The training method.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Objective {
-    /// Cross-entropy on clean examples.
-    Standard,
-    /// Cross-entropy on PGD examples (Madry et al. 2018).
-    Pgd,
-}
-
 /// The `[train]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -89,9 +83,111 @@ pub struct TrainConfig {
     /// A running average of the weights; it is then what is evaluated and kept. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema: Option<EmaConfig>,
-    /// The attack inside training. Default: 10 steps of eps/4 from a random start.
+    /// The attack inside training. Default: 10 steps of eps/4 from a random start; one step where the method has one.
     #[serde(default)]
     pub attack: AttackConfig,
+    /// Other strengths of the attack from certain epochs on. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub curriculum: Vec<CurriculumConfig>,
+    /// Adversarial weight perturbation, around any method. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awp: Option<AwpConfig>,
+    /// An equal average of the weights of late epochs; it is then what is evaluated and kept. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swa: Option<SwaConfig>,
+    /// Whether clean and adversarial examples share normalisation layers. Default: shared.
+    #[serde(default)]
+    pub norm_layers: NormLayers,
+    /// When to end before the last epoch. Default: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early_stop: Option<EarlyStopConfig>,
+    /// What happens when training goes wrong.
+    #[serde(default)]
+    pub guard: GuardConfig,
+    /// Parameters of the method `trades`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trades: Option<Trades>,
+    /// Parameters of the method `mart`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mart: Option<Mart>,
+    /// Parameters of the method `hat`, which needs them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hat: Option<Hat>,
+    /// Parameters of the method `n-fgsm`.
+    #[serde(default, rename = "n-fgsm", skip_serializing_if = "Option::is_none")]
+    pub n_fgsm: Option<NFgsm>,
+    /// Parameters of the method `free`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free: Option<Free>,
+    /// Parameters of the method `alp`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alp: Option<Alp>,
+    /// Parameters of the method `consistency`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistency: Option<Consistency>,
+    /// Parameters of the method `distill`, which needs them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distill: Option<Distill>,
+    /// Parameters of the method `multi-norm`, which needs them.
+    #[serde(
+        default,
+        rename = "multi-norm",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub multi_norm: Option<MultiNorm>,
+    /// Parameters of the method `smoothing`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub smoothing: Option<Smoothing>,
+}
+
+impl TrainConfig {
+    /// The tables of methods that are there, with whether the method needs its own.
+    fn method_tables(&self) -> [(Objective, bool, bool); 10] {
+        [
+            (Objective::Trades, self.trades.is_some(), false),
+            (Objective::Mart, self.mart.is_some(), false),
+            (Objective::Hat, self.hat.is_some(), true),
+            (Objective::NFgsm, self.n_fgsm.is_some(), false),
+            (Objective::Free, self.free.is_some(), false),
+            (Objective::Alp, self.alp.is_some(), false),
+            (Objective::Consistency, self.consistency.is_some(), false),
+            (Objective::Distill, self.distill.is_some(), true),
+            (Objective::MultiNorm, self.multi_norm.is_some(), true),
+            (Objective::Smoothing, self.smoothing.is_some(), false),
+        ]
+    }
+
+    /// The same with the table of the chosen method written out.
+    fn with_method_table(mut self) -> Self {
+        match self.objective {
+            Objective::Trades => drop(self.trades.get_or_insert_default()),
+            Objective::Mart => drop(self.mart.get_or_insert_default()),
+            Objective::NFgsm => drop(self.n_fgsm.get_or_insert_default()),
+            Objective::Free => drop(self.free.get_or_insert_default()),
+            Objective::Alp => drop(self.alp.get_or_insert_default()),
+            Objective::Consistency => drop(self.consistency.get_or_insert_default()),
+            Objective::Smoothing => drop(self.smoothing.get_or_insert_default()),
+            _ => {}
+        }
+        self
+    }
+
+    /// The same without the tables of methods.
+    fn without_method_tables(self) -> Self {
+        Self {
+            trades: None,
+            mart: None,
+            hat: None,
+            n_fgsm: None,
+            free: None,
+            alp: None,
+            consistency: None,
+            distill: None,
+            multi_norm: None,
+            smoothing: None,
+            ..self
+        }
+    }
 }
 
 /// How clean and adversarial examples take turns.
@@ -402,6 +498,177 @@ impl Problems {
         }
     }
 
+    /// What the methods ask for.
+    fn methods(&mut self, plan: &Plan) {
+        let train = &plan.train;
+        let chosen = train.objective;
+        for (method, there, needed) in train.method_tables() {
+            let key = format!("train.{method}");
+            self.unless(
+                !there || method == chosen,
+                &key,
+                format!("belongs to the method `{method}`, and `train.objective` is `{chosen}`"),
+            );
+            self.unless(
+                there || !needed || method != chosen,
+                &key,
+                format!("`train.objective` is `{method}`, which needs this table"),
+            );
+        }
+        let mixes = chosen.mixes() || train.interleave.pattern != Pattern::Mixed;
+        let clean_too = matches!(chosen, Objective::Standard);
+        self.unless(
+            mixes || clean_too,
+            "train.interleave.pattern",
+            format!(
+                "`{chosen}` attacks whole batches: `adversarial` or `alternate`; `pgd`, `fgsm-rs` and `n-fgsm` mix"
+            ),
+        );
+        if chosen == Objective::NFgsm {
+            self.unless(
+                plan.threat.norm == Norm::Linf,
+                "train.objective",
+                "`n-fgsm` is a method for `linf`",
+            );
+            self.unless(
+                train.attack.steps.unwrap_or(1) == 1,
+                "train.attack.steps",
+                "`n-fgsm` takes one step; `pgd` takes several",
+            );
+        }
+        if matches!(chosen, Objective::FgsmRs | Objective::Free) {
+            self.unless(
+                train.attack.steps.unwrap_or(1) == 1,
+                "train.attack.steps",
+                format!("`{chosen}` takes one step; `pgd` takes several"),
+            );
+        }
+        let weights = [
+            ("train.trades.beta", train.trades.as_ref().map(|t| t.beta)),
+            ("train.mart.beta", train.mart.as_ref().map(|t| t.beta)),
+            ("train.hat.beta", train.hat.as_ref().map(|t| t.beta)),
+            ("train.hat.gamma", train.hat.as_ref().map(|t| t.gamma)),
+            ("train.hat.reach", train.hat.as_ref().map(|t| t.reach)),
+            ("train.alp.weight", train.alp.as_ref().map(|t| t.weight)),
+            ("train.n-fgsm.noise", train.n_fgsm.as_ref().map(|t| t.noise)),
+            (
+                "train.consistency.weight",
+                train.consistency.as_ref().map(|t| t.weight),
+            ),
+        ];
+        for (key, value) in weights {
+            self.not_negative(key, value.unwrap_or(0.0));
+        }
+        if let Some(free) = &train.free {
+            let fits = (1..=1024).contains(&free.replays);
+            self.unless(fits, "train.free.replays", "is not in 1..=1024");
+        }
+        if let Some(consistency) = &train.consistency {
+            self.positive("train.consistency.temperature", consistency.temperature);
+        }
+        self.unless(
+            chosen != Objective::Consistency || !plan.data.augment.is_empty(),
+            "data.augment",
+            "`consistency` compares two augmented views: without augmentation they are the same",
+        );
+        if let Some(smoothing) = &train.smoothing {
+            self.positive("train.smoothing.sigma", smoothing.sigma);
+        }
+        if let Some(distill) = &train.distill {
+            self.positive("train.distill.temperature", distill.temperature);
+            let second = match distill.standard_teacher {
+                Some(_) => distill.standard_weight,
+                None => 0.0,
+            };
+            let fits = distill.weight >= 0.0 && second >= 0.0 && distill.weight + second <= 1.0;
+            self.unless(
+                fits,
+                "train.distill.weight",
+                "the weights of the teachers are shares: not negative, and together at most 1",
+            );
+        }
+        if let Some(several) = &train.multi_norm {
+            self.unless(
+                !several.threats.is_empty(),
+                "train.multi-norm.threats",
+                "is empty: name threat models such as \"linf:0.3\", \"l2:2\"",
+            );
+            for text in &several.threats {
+                let problem = match text.parse::<ThreatModel>() {
+                    Ok(threat) if threat.norm == Norm::L0 => {
+                        Some(format!("`{text}`: L0 has no gradient step to train with"))
+                    }
+                    Ok(_) => None,
+                    Err(error) => Some(error.to_string()),
+                };
+                if let Some(problem) = problem {
+                    self.unless(false, "train.multi-norm.threats", problem);
+                }
+            }
+        }
+    }
+
+    /// What goes around the methods.
+    fn around(&mut self, train: &TrainConfig) {
+        if let Some(awp) = &train.awp {
+            self.positive("train.awp.gamma", awp.gamma);
+        }
+        if let Some(swa) = &train.swa {
+            self.unless(
+                train.ema.is_none(),
+                "train.swa",
+                "there is `train.ema` too, and only one average can ship",
+            );
+            self.unless(
+                swa.from_epoch < train.epochs.max(1),
+                "train.swa.from_epoch",
+                "no epoch is left to average; see `train.epochs`",
+            );
+        }
+        let ascending = train
+            .curriculum
+            .windows(2)
+            .all(|pair| pair[0].epoch < pair[1].epoch);
+        self.unless(
+            ascending,
+            "train.curriculum",
+            "epochs are not in ascending order",
+        );
+        for stage in &train.curriculum {
+            self.unless(
+                stage.eps > 0.0 && stage.eps <= 1.0,
+                "train.curriculum.eps",
+                format!("{} is not in (0, 1]", stage.eps),
+            );
+            self.at_least_one("train.curriculum.steps", stage.steps.unwrap_or(1) as u64);
+        }
+        self.unless(
+            train.curriculum.is_empty() || train.objective != Objective::Standard,
+            "train.curriculum",
+            "objective `standard` attacks nothing",
+        );
+        let several = |stage: &CurriculumConfig| stage.steps.is_some_and(|steps| steps != 1);
+        self.unless(
+            !train.objective.is_single_step() || !train.curriculum.iter().any(several),
+            "train.curriculum.steps",
+            format!("`{}` takes one step", train.objective),
+        );
+        if let Some(stop) = &train.early_stop {
+            self.at_least_one("train.early_stop.patience", u64::from(stop.patience));
+        }
+        self.unless(
+            train.norm_layers != NormLayers::SplitClean
+                || (train.ema.is_none() && train.swa.is_none()),
+            "train.norm_layers",
+            "an average of the weights goes with the layers of adversarial examples: `split-adversarial`",
+        );
+        self.unless(
+            train.norm_layers == NormLayers::Shared || train.objective != Objective::Standard,
+            "train.norm_layers",
+            "objective `standard` has no adversarial examples to keep apart",
+        );
+    }
+
     fn optimizer(&mut self, optimizer: &OptimizerConfig) {
         let decay = match *optimizer {
             OptimizerConfig::Sgd {
@@ -592,6 +859,7 @@ impl Plan {
             "train.interleave",
             "objective `standard` attacks nothing: remove this or choose `pgd`",
         );
+        wrong.methods(self);
         wrong.optimizer(&train.optimizer);
         wrong.schedule(&train.schedule);
         if let Some(limit) = train.clip_norm {
@@ -606,6 +874,7 @@ impl Plan {
         if let Some(ema) = &train.ema {
             wrong.share("train.ema.decay", ema.decay);
         }
+        wrong.around(train);
         wrong.attack("train.attack", &train.attack);
         let single = train.attack.restarts.unwrap_or(1) == 1;
         wrong.unless(
@@ -641,7 +910,8 @@ impl Plan {
     pub fn resolved(&self) -> Self {
         let eps = &self.threat.eps;
         let mut plan = self.clone();
-        plan.train.attack = self.train.attack.resolved(eps, 10, 1);
+        plan.train.attack = self.train_attack_config();
+        plan.train = plan.train.with_method_table();
         plan.evaluate.attack = self.evaluate.attack.resolved(eps, 10, 1);
         plan.evaluate.at_end.attack = self.evaluate.at_end.attack.resolved(eps, 20, 5);
         plan
@@ -650,18 +920,30 @@ impl Plan {
     /// The plan of the standard twin: the same data, network, seed, epochs and optimizer, no attack.
     pub fn baseline(&self) -> Self {
         let mut plan = self.clone();
+        plan.train = plan.train.without_method_tables();
         plan.train.objective = Objective::Standard;
         plan.train.interleave = InterleaveConfig::default();
+        plan.train.attack = AttackConfig::default();
+        plan.train.curriculum = Vec::new();
+        plan.train.norm_layers = NormLayers::Shared;
         plan.evaluate.baseline = false;
         plan
     }
 
+    fn train_attack_config(&self) -> AttackConfig {
+        let (steps, relative) = self.train.objective.attack_defaults();
+        let mut attack = self.train.attack.clone();
+        if let (Some(relative), None, None | Some(1)) = (relative, &attack.step_size, attack.steps)
+        {
+            let eps = attack.eps.as_ref().unwrap_or(&self.threat.eps);
+            attack.step_size = scaled(eps, relative);
+        }
+        attack.resolved(&self.threat.eps, steps, 1)
+    }
+
     /// The attack inside training: the last iterate counts.
     pub fn train_attack(&self) -> Pgd {
-        self.train
-            .attack
-            .resolved(&self.threat.eps, 10, 1)
-            .pgd(self.threat.norm, Keep::Last)
+        self.train_attack_config().pgd(self.threat.norm, Keep::Last)
     }
 
     /// The attack on validation data: the best iterate of each sample counts.
@@ -687,11 +969,7 @@ impl AttackConfig {
         let steps = self.steps.unwrap_or(steps);
         let eps = self.eps.clone().unwrap_or_else(|| eps.clone());
         let step_size = self.step_size.clone().unwrap_or_else(|| {
-            let exact = 2.5 * f64::from(eps.value()) / steps.max(1) as f64;
-            // As a person would write it: what f32 adds in the eighth digit is noise.
-            let written = (exact * 1e7).round() / 1e7;
-            Eps::try_from(if written > 0.0 { written } else { exact })
-                .unwrap_or_else(|_| eps.clone())
+            scaled(&eps, 2.5 / steps.max(1) as f64).unwrap_or_else(|| eps.clone())
         });
         Self {
             eps: Some(eps),
@@ -723,6 +1001,16 @@ impl AttackConfig {
             sparsity: Pgd::SPARSITY,
         }
     }
+}
+
+/// A multiple of a size, as a person would write it: what f32 adds in the eighth digit is noise.
+fn scaled(eps: &Eps, factor: f64) -> Option<Eps> {
+    if factor == 1.0 {
+        return Some(eps.clone());
+    }
+    let exact = factor * f64::from(eps.value());
+    let written = (exact * 1e7).round() / 1e7;
+    Eps::try_from(if written > 0.0 { written } else { exact }).ok()
 }
 
 fn auto() -> String {

@@ -1,5 +1,6 @@
 //! Where a run's measurements go.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use schemars::JsonSchema;
@@ -45,6 +46,12 @@ pub struct Record {
     /// Accuracy under attack: validation only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub robust_accuracy: Option<f64>,
+    /// Accuracy under a single step of length eps: validation only, where catastrophic overfitting is looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub single_step_accuracy: Option<f64>,
+    /// The terms of the loss, weights included, where there are several.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub terms: BTreeMap<String, f64>,
     /// Share of the examples that were attacked.
     pub adversarial: f64,
     /// Budget of the attack at this step.

@@ -56,6 +56,9 @@ impl TensorBoard {
                     };
                     scalar(&format!("train/loss_{kind}"), record.loss);
                     scalar(&format!("train/accuracy_{kind}"), record.accuracy);
+                    for (term, value) in &record.terms {
+                        scalar(&format!("train/term_{term}"), *value);
+                    }
                     scalar("train/learning_rate", record.learning_rate);
                     scalar("train/eps", record.eps);
                     if let Some(speed) = record.images_per_second {
@@ -67,6 +70,9 @@ impl TensorBoard {
                     scalar("validation/clean_accuracy", record.accuracy);
                     if let Some(robust) = record.robust_accuracy {
                         scalar("validation/robust_accuracy", robust);
+                    }
+                    if let Some(single) = record.single_step_accuracy {
+                        scalar("validation/single_step_accuracy", single);
                     }
                 }
             }
@@ -127,6 +133,8 @@ mod tests {
             loss: 1.0,
             accuracy: 0.5,
             robust_accuracy: Some(0.25),
+            single_step_accuracy: None,
+            terms: Default::default(),
             adversarial: 0.0,
             eps: 0.0,
             learning_rate: 0.1,

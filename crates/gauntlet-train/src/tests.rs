@@ -39,6 +39,7 @@ fn splits() -> Splits {
         train: dataset("train", 48),
         validation: dataset("validation", 20),
         test: dataset("test", 20),
+        extra: None,
     }
 }
 

@@ -5,25 +5,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use burn::module::Module;
-use burn::optim::GradientsParams;
-use burn::tensor::{Device, Int, Tensor};
-use gauntlet_attacks::{Attack, Eps, Noise, Pgd, ThreatModel};
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::tensor::{Device, Tensor};
+use gauntlet_attacks::{Init, Keep, Pgd};
 use gauntlet_data::picture::{self, Example};
-use gauntlet_data::{Batch, Loader, Splits};
-use gauntlet_kernels::{NoiseKey, Stream};
-use gauntlet_models::{Classifier, Description};
+use gauntlet_data::{Loader, Splits};
+use gauntlet_models::{Classifier, Description, detached, named};
 
-use crate::checkpoint::{self, Best, Snapshot, State};
-use crate::ema::Ema;
-use crate::jsonl::Jsonl;
-use crate::loss::cross_entropy;
+use crate::average::{Average, Kind as AverageKind, estimate_norm};
+use crate::checkpoint::{self, Best, Restored, Snapshot, State};
+use crate::guard::{self, RollBack, Seen};
+use crate::objective::{self, Method};
 use crate::run_dir::write_atomic;
-use crate::tensorboard::TensorBoard;
+use crate::sinks::Sinks;
 use crate::validation::{Validation, validate};
 use crate::{
-    Event, Kind, MetricSink, Objective, Optimizer, Plan, Record, Split, StepPlan, TrainError,
-    clip_global_norm,
+    Event, Kind, MetricSink, NormLayers, Objective, OnOverfitting, Optimizer, Plan, Record, Split,
+    TrainError, awp,
 };
 
 /// What a training needs besides the network.
@@ -77,8 +75,10 @@ pub struct Fitted<M> {
     pub model: M,
     /// Its updates.
     pub step: u64,
-    /// Whether all epochs were trained; `false` after Ctrl-C.
+    /// Whether the run is over; `false` after Ctrl-C.
     pub finished: bool,
+    /// Why it is over before its last epoch, if it is.
+    pub ended: Option<String>,
     /// Seconds of training over all interruptions, validation included.
     pub seconds: f64,
 }
@@ -86,7 +86,7 @@ pub struct Fitted<M> {
 /// Trains `model` (built on an autodiff device) as the plan says, from the newest checkpoint in the folder if there is one.
 ///
 /// Each step attacks the model as it ships (BatchNorm and dropout in eval mode, parameters untracked) and then minimises the
-/// loss on what came out (Madry et al. 2018, eq. 2.1).
+/// loss of the method on what came out.
 ///
 /// # Errors
 /// See [`TrainError`]. Whatever happens, the checkpoints written before are whole.
@@ -96,22 +96,14 @@ pub fn fit<M: Module + Classifier<4>>(
 ) -> Result<Fitted<M>, TrainError> {
     let mut run = Run::new(model, session)?;
     let finished = run.train()?;
-    let Run {
-        session,
-        sinks,
-        state,
-        model,
-        ema,
-        ..
-    } = run;
-    sinks.finish(session.sinks);
-    let shipped = ema.map_or_else(|| model.valid(), |ema| ema.model);
+    let (shipped, state) = (run.shipped(), run.state);
+    run.sinks.finish(run.session.sinks);
     let (model, step) = match state
         .best
         .filter(|best| finished && best.step != state.step)
     {
         Some(best) => {
-            let path = checkpoint::best(session.folder).expect("the best checkpoint is kept");
+            let path = checkpoint::best(run.session.folder).expect("the best checkpoint is kept");
             (checkpoint::load_weights(&path, shipped)?, best.step)
         }
         None => (shipped, state.step),
@@ -120,37 +112,37 @@ pub fn fit<M: Module + Classifier<4>>(
         model,
         step,
         finished,
+        ended: state.ended,
         seconds: state.seconds,
     })
 }
 
-struct Run<'a, M> {
-    session: Session<'a>,
-    sinks: Sinks,
+/// A run under way.
+pub(crate) struct Run<'a, M> {
+    pub(crate) session: Session<'a>,
+    pub(crate) sinks: Sinks,
     loader: Arc<Loader>,
-    per_epoch: u64,
-    total: u64,
-    attack: Pgd,
-    state: State,
+    pub(crate) per_epoch: u64,
+    pub(crate) total: u64,
+    pub(crate) method: Box<dyn Method>,
+    pub(crate) state: State,
     /// Whether `state` is what the newest checkpoint holds.
-    saved: bool,
+    pub(crate) saved: bool,
     clock: Instant,
-    model: M,
-    ema: Option<Ema<M>>,
-    optimizer: Optimizer,
+    pub(crate) model: M,
+    /// The network as clean examples see it, where that is another.
+    pub(crate) for_clean: Option<M>,
+    /// The parameters that only `for_clean` has.
+    pub(crate) clean_norm_ids: Vec<ParamId>,
+    pub(crate) average: Option<Average<M>>,
+    pub(crate) optimizer: Optimizer,
 }
 
 impl<'a, M: Module + Classifier<4>> Run<'a, M> {
     fn new(model: M, session: Session<'a>) -> Result<Self, TrainError> {
         let plan = session.plan;
         plan.check()?;
-        let loader = Arc::new(Loader::new(
-            session.splits.train.clone(),
-            plan.data.batch_size,
-            &plan.data.augment,
-            plan.seed,
-            session.device,
-        ));
+        let loader = loader(plan, session.splits, session.device);
         let per_epoch = loader.steps_per_epoch() as u64;
         if per_epoch == 0 {
             let (batch, examples) = (plan.data.batch_size, session.splits.train.len());
@@ -160,76 +152,101 @@ impl<'a, M: Module + Classifier<4>> Run<'a, M> {
             let path = session.folder.join(name);
             std::fs::create_dir_all(&path).map_err(|source| TrainError::Io { path, source })?;
         }
-        let mut optimizer = Optimizer::new(plan.train.optimizer.clone());
-        let decay = plan.train.ema.as_ref().map(|ema| ema.decay);
         let mut notes = Vec::new();
-        let (state, model, ema, saved) = match checkpoint::newest(session.folder, &model)? {
-            Some(restored) => {
-                let mut state = restored.state;
-                notes.extend(
-                    restored
-                        .damaged
-                        .into_iter()
-                        .map(|problem| format!("not used: {problem}")),
-                );
-                notes.push(format!("going on from step {}", state.step));
-                optimizer.restore(
-                    restored.optimizer,
-                    std::mem::take(&mut state.optimizer),
-                    session.device,
-                );
-                let ema = decay.map(|decay| Ema::resume(restored.model, decay, state.ema_updates));
-                (state, restored.live, ema, true)
-            }
-            None => {
-                let ema = decay.map(|decay| Ema::new(&model, decay));
-                (
-                    State {
-                        schema: 1,
-                        ..State::default()
-                    },
-                    model,
-                    ema,
-                    false,
-                )
-            }
+        let back = checkpoint::roll_back(session.folder)?.unwrap_or_default();
+        checkpoint::discard_after(session.folder, back);
+        let method = objective::build(plan, session.description, back.multi_step, session.device)?;
+        let kind = average_kind(plan);
+        let fresh = State {
+            schema: 1,
+            attempt: back.attempt,
+            multi_step: back.multi_step,
+            others: method.others(),
+            ..State::default()
         };
-        let total = per_epoch * u64::from(plan.train.epochs);
-        let mut sinks = Sinks::open(session.folder, &state, &mut notes)?;
-        let start = Event::Start {
-            model: session.label,
-            done: state.step,
-            total,
+        let mut run = Self {
+            loader: Arc::new(loader),
             per_epoch,
-        };
-        sinks.send(session.sinks, &start);
-        for note in &notes {
-            sinks.send(session.sinks, &Event::Note(note));
-        }
-        let attack = plan.train_attack();
-        let clock = Instant::now();
-        Ok(Self {
-            session,
-            sinks,
-            loader,
-            per_epoch,
-            total,
-            attack,
-            state,
-            saved,
-            clock,
+            total: per_epoch * u64::from(plan.train.epochs),
+            method,
+            sinks: Sinks::none(),
+            state: fresh,
+            saved: false,
+            clock: Instant::now(),
+            average: kind.map(|kind| Average::new(&model, kind)),
+            for_clean: (plan.train.norm_layers != NormLayers::Shared)
+                .then(|| named::graft(new_ids(&model), &model, |path| !named::is_norm(path))),
+            clean_norm_ids: Vec::new(),
             model,
-            ema,
-            optimizer,
-        })
+            optimizer: Optimizer::new(plan.train.optimizer.clone()),
+            session,
+        };
+        if let Some(restored) = checkpoint::newest(run.session.folder, &run.model)? {
+            let damaged = restored.damaged.iter();
+            notes.extend(damaged.map(|problem| format!("not used: {problem}")));
+            run.take_back(restored)?;
+            notes.push(format!("going on from step {}", run.state.step));
+        }
+        run.state.attempt = back.attempt;
+        run.state.multi_step = back.multi_step;
+        run.clean_norm_ids = run.for_clean.as_ref().map_or_else(Vec::new, norm_ids);
+        run.sinks = Sinks::open(run.session.folder, &run.state, &mut notes)?;
+        let start = Event::Start {
+            model: run.session.label,
+            done: run.state.step,
+            total: run.total,
+            per_epoch,
+        };
+        run.sinks.send(run.session.sinks, &start);
+        for note in &notes {
+            run.sinks.send(run.session.sinks, &Event::Note(note));
+        }
+        run.clock = Instant::now();
+        Ok(run)
     }
 
-    /// Returns whether all epochs were trained.
+    /// Goes on from a checkpoint.
+    fn take_back(&mut self, restored: Restored<M>) -> Result<(), TrainError> {
+        let mut state = restored.state;
+        for (folder, hash) in self.method.others() {
+            if state
+                .others
+                .get(&folder)
+                .is_some_and(|before| *before != hash)
+            {
+                return Err(TrainError::Other {
+                    key: format!("train.{}", self.session.plan.train.objective),
+                    path: folder.into(),
+                    problem: "its weights are others than when this run began".to_owned(),
+                });
+            }
+        }
+        self.optimizer = Optimizer::new(self.session.plan.train.optimizer.clone());
+        self.optimizer.restore(
+            restored.optimizer,
+            std::mem::take(&mut state.optimizer),
+            self.session.device,
+        );
+        self.method.restore(restored.method, self.session.device);
+        self.average = average_kind(self.session.plan)
+            .map(|kind| Average::resume(restored.model, kind, state.ema_updates));
+        self.model = restored.live;
+        self.for_clean = restored.for_clean.map(|model| {
+            let own = named::graft(new_ids(&model), &model, named::is_buffer);
+            named::graft(own, &self.model, |path| !named::is_norm(path))
+        });
+        self.clean_norm_ids = self.for_clean.as_ref().map_or_else(Vec::new, norm_ids);
+        self.state = state;
+        self.saved = true;
+        Ok(())
+    }
+
+    /// Returns whether the run is over.
     fn train(&mut self) -> Result<bool, TrainError> {
-        if self.epoch_end_is_due() && !self.end_epoch()? {
+        if self.state.ended.is_none() && self.epoch_end_is_due() && !self.end_epoch()? {
             return Ok(false);
         }
-        while self.state.step < self.total {
+        while self.state.step < self.total && self.state.ended.is_none() {
             let epoch = (self.state.step / self.per_epoch) as u32;
             let first = (self.state.step % self.per_epoch) as usize;
             let batches = Arc::clone(&self.loader);
@@ -257,110 +274,13 @@ impl<'a, M: Module + Classifier<4>> Run<'a, M> {
         self.session.stop.load(Ordering::Relaxed)
     }
 
-    fn step(&mut self, epoch: u32, batch: Batch) -> Result<(), TrainError> {
-        let began = Instant::now();
-        let plan = self.session.plan;
-        let step = self.state.step;
-        let size = batch.ids.len();
-        let what = match plan.train.objective {
-            Objective::Standard => StepPlan {
-                adversarial: 0.0,
-                ramp: 1.0,
-            },
-            Objective::Pgd => plan.train.interleave.at(step, self.per_epoch),
-        };
-        let attacked = what.attacked(size);
-        let kind = StepPlan::kind(attacked, size);
-        let labels = batch.labels.clone();
-        let (images, eps) = self.attacked(epoch, batch, attacked, what.ramp)?;
-
-        self.session.device.seed(
-            NoiseKey::new(plan.seed, Stream::Dropout)
-                .at(epoch, step as u32)
-                .seed(),
-        );
-        // BatchNorm and dropout train only on inputs that live on an autodiff device.
-        let logits = self.model.logits(images.autodiff());
-        let loss = cross_entropy(logits.clone(), labels.clone(), plan.train.label_smoothing);
-        let (value, accuracy) = measured(loss.clone().inner(), logits.inner(), labels);
-        if !value.is_finite() {
-            let kind = match kind {
-                Kind::Clean => "clean",
-                Kind::Adversarial => "adversarial",
-                Kind::Mixed => "mixed",
-            };
-            return Err(TrainError::NotFinite {
-                step,
-                epoch,
-                kind,
-                loss: value,
-            });
-        }
-        let mut gradients = GradientsParams::from_grads(loss.backward(), &self.model);
-        if let Some(limit) = plan.train.clip_norm {
-            gradients = clip_global_norm(&self.model, gradients, limit);
-        }
-        let rate = plan.train.schedule.rate(step, self.total);
-        self.model = self.optimizer.step(rate, self.model.clone(), gradients);
-        if let Some(ema) = &mut self.ema {
-            ema.update(&self.model);
-        }
-        self.state.step += 1;
-        self.saved = false;
-
-        let record = Record {
-            step: self.state.step,
-            epoch,
-            split: Split::Train,
-            kind,
-            loss: f64::from(value),
-            accuracy,
-            robust_accuracy: None,
-            adversarial: attacked as f64 / size as f64,
-            eps: f64::from(eps),
-            learning_rate: rate,
-            images_per_second: Some(size as f64 / began.elapsed().as_secs_f64()),
-        };
-        self.sinks.send(self.session.sinks, &Event::Record(&record));
-        Ok(())
-    }
-
-    /// The batch with its first `attacked` rows replaced by adversarial ones, and the budget they were given.
-    fn attacked(
-        &self,
-        epoch: u32,
-        batch: Batch,
-        attacked: usize,
-        ramp: f64,
-    ) -> Result<(Tensor<4>, f32), TrainError> {
-        if attacked == 0 {
-            return Ok((batch.images, 0.0));
-        }
-        let attack = ramped(&self.attack, ramp);
-        let frozen = self.model.valid();
-        let key = NoiseKey::new(self.session.plan.seed, Stream::TrainAttack)
-            .at(epoch, self.state.step as u32);
-        let noise = Noise {
-            key,
-            samples: batch.ids[..attacked].to_vec(),
-        };
-        let eps = attack.threat.eps.value();
-        if attacked == batch.ids.len() {
-            return Ok((
-                attack.perturb(&frozen, batch.images, batch.labels, &noise),
-                eps,
-            ));
-        }
-        let clean = batch.images.clone().slice([attacked..batch.ids.len()]);
-        let chosen = batch.images.slice([0..attacked]);
-        let adversarial =
-            attack.perturb(&frozen, chosen, batch.labels.slice([0..attacked]), &noise);
-        Ok((Tensor::cat(vec![adversarial, clean], 0), eps))
+    fn note(&mut self, text: &str) {
+        self.sinks.send(self.session.sinks, &Event::Note(text));
     }
 
     fn epoch_end_is_due(&self) -> bool {
         let at_end = self.state.step > 0 && self.state.step.is_multiple_of(self.per_epoch);
-        at_end && self.validation_is_due() && self.state.validated_at < self.state.step
+        at_end && self.state.closed_at < self.state.step
     }
 
     fn validation_is_due(&self) -> bool {
@@ -370,23 +290,65 @@ impl<'a, M: Module + Classifier<4>> Run<'a, M> {
         due && !self.session.splits.validation.is_empty()
     }
 
-    /// Validates and saves where that is due. Returns whether to go on.
+    /// Averages, validates and saves where that is due. Returns whether to go on.
     fn end_epoch(&mut self) -> Result<bool, TrainError> {
         let epochs = self.state.step / self.per_epoch;
+        let epoch = epochs as u32 - 1;
+        if !self
+            .state
+            .averaged_at
+            .is_some_and(|at| at == self.state.step)
+        {
+            self.take_average(epoch);
+        }
         let mut is_best = false;
         if self.validation_is_due() {
             let Some(validation) = self.validate()? else {
                 self.save(false)?;
                 return Ok(false);
             };
-            is_best = self.report(epochs as u32 - 1, &validation)?;
+            if let Some(seen) = self.overfitting(&validation) {
+                return self.overfitted(epoch, &validation, seen);
+            }
+            is_best = self.report(epoch, &validation)?;
+        }
+        self.state.closed_at = self.state.step;
+        self.saved = false;
+        let patience = self.session.plan.train.early_stop.as_ref();
+        if let Some(stop) = patience
+            && self.state.stale >= stop.patience
+            && self.state.step < self.total
+        {
+            let why = format!(
+                "no validation was better than the best for {} in a row",
+                self.state.stale
+            );
+            self.end(why);
         }
         let due = epochs.is_multiple_of(u64::from(self.session.plan.checkpoint.every_epochs))
             || self.state.step == self.total;
-        if due || is_best || self.stopped() {
+        if due || is_best || self.stopped() || self.state.ended.is_some() {
             self.save(is_best)?;
         }
-        Ok(!self.stopped() || self.state.step == self.total)
+        Ok(!self.stopped() || self.state.step == self.total || self.state.ended.is_some())
+    }
+
+    /// Ends the run before its last epoch.
+    fn end(&mut self, why: String) {
+        self.note(&format!("training ends at step {}: {why}", self.state.step));
+        self.state.ended = Some(why);
+        self.saved = false;
+    }
+
+    fn take_average(&mut self, epoch: u32) {
+        self.state.averaged_at = Some(self.state.step);
+        let Some(average) = &mut self.average else {
+            return;
+        };
+        if average.after_epoch(&self.model, epoch) {
+            let batches = self.loader.epoch(epoch, 0).map(|batch| batch.images);
+            average.model = estimate_norm(&average.model, batches);
+        }
     }
 
     fn validate(&mut self) -> Result<Option<Validation>, TrainError> {
@@ -396,10 +358,21 @@ impl<'a, M: Module + Classifier<4>> Run<'a, M> {
         let (sinks, given, stop) = (&mut self.sinks, &mut *self.session.sinks, self.session.stop);
         let total = data.len();
         let attack = plan.validation_attack();
+        let watched = plan.train.guard.overfitting != OnOverfitting::Ignore
+            && !selects_by_clean(plan.train.objective);
+        let single = watched.then(|| Pgd {
+            steps: 1,
+            step_size: attack.threat.eps.value(),
+            restarts: 1,
+            init: Init::Clean,
+            keep: Keep::Last,
+            ..attack.clone()
+        });
         validate(
             &shipped,
             data,
             &attack,
+            single.as_ref(),
             plan.seed,
             plan.data.batch_size,
             self.session.device,
@@ -410,13 +383,88 @@ impl<'a, M: Module + Classifier<4>> Run<'a, M> {
         )
     }
 
+    /// What a validation saw, if it is catastrophic overfitting.
+    fn overfitting(&self, validation: &Validation) -> Option<Seen> {
+        let now = Seen {
+            robust: validation.outcome.robust_accuracy(),
+            single_step: validation.single_step?,
+        };
+        self.state
+            .seen
+            .filter(|best| guard::overfits(*best, now))
+            .map(|_| now)
+    }
+
+    /// Acts on catastrophic overfitting as configured. Returns whether to go on.
+    fn overfitted(
+        &mut self,
+        epoch: u32,
+        validation: &Validation,
+        seen: Seen,
+    ) -> Result<bool, TrainError> {
+        let best = self.state.best.expect("a collapse has a best before it");
+        let what = format!(
+            "catastrophic overfitting at step {}: {:.1} % under PGD (best {:.1} %), {:.1} % under a single step",
+            self.state.step,
+            100.0 * seen.robust,
+            100.0 * best.accuracy,
+            100.0 * seen.single_step,
+        );
+        let action = match self.session.plan.train.guard.overfitting {
+            OnOverfitting::RollBack if self.state.attempt >= guard::MAX_ATTEMPTS => {
+                OnOverfitting::Stop
+            }
+            OnOverfitting::MultiStep if self.state.multi_step => OnOverfitting::Stop,
+            action => action,
+        };
+        if matches!(action, OnOverfitting::Ignore | OnOverfitting::Stop) {
+            self.report(epoch, validation)?;
+            self.state.closed_at = self.state.step;
+            self.end(what);
+            self.save(false)?;
+            return Ok(true);
+        }
+        let back = RollBack {
+            attempt: self.state.attempt + 1,
+            to_step: best.step,
+            multi_step: self.state.multi_step || action == OnOverfitting::MultiStep,
+        };
+        let with = match back.multi_step {
+            true => "an attack of several steps",
+            false => "other noise",
+        };
+        let note = format!("{what}; going back to step {} with {with}", best.step);
+        // From here on a run that dies goes back as well.
+        checkpoint::write_roll_back(self.session.folder, back)?;
+        checkpoint::discard_after(self.session.folder, back);
+        let path = checkpoint::best(self.session.folder).expect("the best checkpoint is kept");
+        self.method = objective::build(
+            self.session.plan,
+            self.session.description,
+            back.multi_step,
+            self.session.device,
+        )?;
+        let seconds = self.state.seconds + self.clock.elapsed().as_secs_f64();
+        self.clock = Instant::now();
+        self.take_back(checkpoint::restore(&path, &self.model)?)?;
+        self.state.seconds = seconds;
+        self.state.attempt = back.attempt;
+        self.state.multi_step = back.multi_step;
+        // The records of the attempt that failed are dropped, as those of a run that is resumed are.
+        let mut notes = vec![note];
+        self.sinks
+            .reopen(self.session.folder, &self.state, &mut notes)?;
+        for note in &notes {
+            self.note(note);
+        }
+        Ok(!self.stopped())
+    }
+
     /// Records a validation; returns whether it is the best so far.
     fn report(&mut self, epoch: u32, validation: &Validation) -> Result<bool, TrainError> {
         let plan = self.session.plan;
-        let (clean, robust) = (
-            validation.outcome.clean_accuracy(),
-            validation.outcome.robust_accuracy(),
-        );
+        let outcome = &validation.outcome;
+        let (clean, robust) = (outcome.clean_accuracy(), outcome.robust_accuracy());
         let record = Record {
             step: self.state.step,
             epoch,
@@ -425,6 +473,8 @@ impl<'a, M: Module + Classifier<4>> Run<'a, M> {
             loss: validation.loss,
             accuracy: clean,
             robust_accuracy: Some(robust),
+            single_step_accuracy: validation.single_step,
+            terms: Default::default(),
             adversarial: 1.0,
             eps: f64::from(plan.validation_attack().threat.eps.value()),
             learning_rate: plan
@@ -437,7 +487,7 @@ impl<'a, M: Module + Classifier<4>> Run<'a, M> {
         self.state.validated_at = self.state.step;
         self.saved = false;
         // By what the run is for: a model that was never attacked in training has no robust accuracy to choose by.
-        let accuracy = if plan.train.objective == Objective::Standard {
+        let accuracy = if selects_by_clean(plan.train.objective) {
             clean
         } else {
             robust
@@ -448,22 +498,43 @@ impl<'a, M: Module + Classifier<4>> Run<'a, M> {
                 step: self.state.step,
                 accuracy,
             });
+            self.state.seen = validation.single_step.map(|single_step| Seen {
+                robust,
+                single_step,
+            });
+            self.state.stale = 0;
+        } else {
+            self.state.stale += 1;
         }
+        self.picture(epoch, validation);
+        if let Some((class, share)) = guard::one_class(&outcome.clean, &outcome.labels) {
+            let text = format!(
+                "the network has collapsed: it takes {:.0} % of the validation images for `{}`; a lower learning rate, a warm-up or `train.interleave.ramp_epochs` often helps",
+                100.0 * share,
+                self.class_name(class)
+            );
+            self.note(&text);
+        }
+        Ok(best)
+    }
 
+    fn class_name(&self, class: u32) -> String {
         let classes = &self.session.splits.validation.classes;
-        let name = |class: u32| {
-            classes
-                .get(class as usize)
-                .cloned()
-                .unwrap_or_else(|| "nothing".to_owned())
-        };
+        classes
+            .get(class as usize)
+            .cloned()
+            .unwrap_or_else(|| "nothing".to_owned())
+    }
+
+    /// Shows the first samples of a validation.
+    fn picture(&mut self, epoch: u32, validation: &Validation) {
         let outcome = &validation.outcome;
         let shown = validation.gallery.0.dims()[0];
         let examples: Vec<_> = (0..shown)
             .map(|i| Example {
-                label: name(outcome.labels[i]),
-                clean: name(outcome.clean[i]),
-                adversarial: name(outcome.adversarial[i]),
+                label: self.class_name(outcome.labels[i]),
+                clean: self.class_name(outcome.clean[i]),
+                adversarial: self.class_name(outcome.adversarial[i]),
             })
             .collect();
         let (clean, adversarial) = validation.gallery.clone();
@@ -474,10 +545,7 @@ impl<'a, M: Module + Classifier<4>> Run<'a, M> {
             .join("samples")
             .join(format!("epoch-{:03}.png", epoch + 1));
         if let Err(error) = write_atomic(&path, &picture::png_bytes(&image)) {
-            self.sinks.send(
-                self.session.sinks,
-                &Event::Note(&format!("picture not written: {error}")),
-            );
+            self.note(&format!("picture not written: {error}"));
         }
         let step = self.state.step;
         self.sinks.send(
@@ -487,32 +555,48 @@ impl<'a, M: Module + Classifier<4>> Run<'a, M> {
                 image: &image,
             },
         );
-        Ok(best)
     }
 
     /// What would ship now.
     fn shipped(&self) -> M {
-        self.ema
-            .as_ref()
-            .map_or_else(|| self.model.valid(), |ema| ema.model.clone())
+        let trained = match (self.session.plan.train.norm_layers, &self.for_clean) {
+            (NormLayers::SplitClean, Some(for_clean)) => for_clean,
+            _ => &self.model,
+        };
+        let average = self.average.as_ref().and_then(Average::shipped);
+        average.map_or_else(|| trained.valid(), M::clone)
     }
 
     fn save(&mut self, is_best: bool) -> Result<(), TrainError> {
         if self.saved {
             return Ok(());
         }
+        // The last checkpoint stays the last good one.
+        if let Some(path) = awp::not_finite(&self.model) {
+            return Err(TrainError::NotFinite {
+                step: self.state.step,
+                epoch: (self.state.step.saturating_sub(1) / self.per_epoch) as u32,
+                kind: "all",
+                term: format!("weights of {path}"),
+                value: f32::NAN,
+            });
+        }
         let (tensors, times) = self.optimizer.state();
         self.state.optimizer = times;
-        self.state.ema_updates = self.ema.as_ref().map_or(0, |ema| ema.updates);
+        self.state.ema_updates = self.average.as_ref().map_or(0, |average| average.updates);
         self.state.seconds += self.clock.elapsed().as_secs_f64();
         self.clock = Instant::now();
         let shipped = self.shipped();
+        let method = self.method.state();
+        let differs = self.average.is_some() || self.for_clean.is_some();
         let snapshot = Snapshot {
             state: &self.state,
             description: self.session.description,
             model: &shipped,
-            live: self.ema.is_some().then_some(&self.model),
+            live: differs.then_some(&self.model),
+            for_clean: self.for_clean.as_ref(),
             optimizer: &tensors,
+            method: &method,
         };
         let path = checkpoint::write(self.session.folder, &snapshot)?;
         self.saved = true;
@@ -531,86 +615,71 @@ impl<'a, M: Module + Classifier<4>> Run<'a, M> {
     }
 }
 
-/// The attack with eps and step size shrunk to a share of theirs.
-fn ramped(attack: &Pgd, ramp: f64) -> Pgd {
-    if ramp >= 1.0 {
-        return attack.clone();
-    }
-    let eps = Eps::try_from(f64::from(attack.threat.eps.value()) * ramp)
-        .expect("a share of a legal size");
-    let threat = ThreatModel {
-        eps,
-        ..attack.threat.clone()
+/// Whether the best checkpoint is that of the highest clean accuracy: methods that no attack is made for.
+fn selects_by_clean(objective: Objective) -> bool {
+    matches!(objective, Objective::Standard | Objective::Smoothing)
+}
+
+fn loader(plan: &Plan, splits: &Splits, device: &Device) -> Loader {
+    let loader = Loader::new(
+        splits.train.clone(),
+        plan.data.batch_size,
+        &plan.data.augment,
+        plan.seed,
+        device,
+    );
+    let loader = match &splits.extra {
+        Some((extra, share)) => loader.with_extra(extra.clone(), *share),
+        None => loader,
     };
-    Pgd {
-        threat,
-        step_size: (f64::from(attack.step_size) * ramp) as f32,
-        ..attack.clone()
+    match plan.train.objective {
+        Objective::Consistency => loader.with_second_view(),
+        _ => loader,
     }
 }
 
-/// Loss and accuracy in one read from the device.
-fn measured(loss: Tensor<1>, logits: Tensor<2>, y: Tensor<1, Int>) -> (f32, f64) {
-    let hits = logits
-        .argmax(1)
-        .squeeze_dim::<1>(1)
-        .equal(y)
-        .float()
-        .mean_dim(0);
-    let both: Vec<f32> = Tensor::cat(vec![loss, hits], 0)
-        .try_into_vec_as()
-        .expect("two computed numbers");
-    (both[0], f64::from(both[1]))
-}
-
-/// The run's own sinks. A sink that fails is named once and left out from then on.
-struct Sinks {
-    own: Vec<Box<dyn MetricSink>>,
-    /// Which of the caller's sinks failed.
-    failed: Vec<usize>,
-}
-
-impl Sinks {
-    fn open(folder: &Path, state: &State, notes: &mut Vec<String>) -> Result<Self, TrainError> {
-        let mut own: Vec<Box<dyn MetricSink>> = Vec::new();
-        own.push(Box::new(Jsonl::open(
-            &folder.join("metrics.jsonl"),
-            state.step,
-            state.validated_at,
-        )?));
-        match TensorBoard::new(&folder.join("tensorboard")) {
-            Ok(board) => own.push(Box::new(board)),
-            Err(problem) => notes.push(problem),
-        }
-        Ok(Self {
-            own,
-            failed: Vec::new(),
+fn average_kind(plan: &Plan) -> Option<AverageKind> {
+    let (ema, swa) = (&plan.train.ema, &plan.train.swa);
+    let exponential = ema
+        .as_ref()
+        .map(|ema| AverageKind::Exponential { decay: ema.decay });
+    exponential.or_else(|| {
+        swa.as_ref().map(|swa| AverageKind::Equal {
+            from_epoch: swa.from_epoch,
         })
-    }
+    })
+}
 
-    fn send(&mut self, given: &mut [Box<dyn MetricSink>], event: &Event<'_>) {
-        let mut problems = Vec::new();
-        self.own.retain_mut(|sink| {
-            sink.event(event)
-                .map_err(|problem| problems.push(problem))
-                .is_ok()
-        });
-        for (i, sink) in given.iter_mut().enumerate() {
-            if !self.failed.contains(&i)
-                && sink
-                    .event(event)
-                    .map_err(|problem| problems.push(problem))
-                    .is_err()
-            {
-                self.failed.push(i);
+/// A deep copy whose parameters have ids of their own.
+fn new_ids<M: Module>(model: &M) -> M {
+    struct Fresh;
+    impl burn::module::ModuleMapper for Fresh {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let (_, value, mapper) = param.consume();
+            Param::from_mapped_value(ParamId::new(), value, mapper)
+        }
+    }
+    detached(model).map(&mut Fresh)
+}
+
+/// Ids of the scale and shift of all normalisation layers.
+fn norm_ids<M: Module>(model: &M) -> Vec<ParamId> {
+    struct Ids(named::Path, Vec<ParamId>);
+    impl ModuleVisitor for Ids {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.0.enter(name, container);
+        }
+        fn exit_module(&mut self, _name: &str, container: &str) {
+            self.0.exit(container);
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let path = self.0.name();
+            if named::is_norm(&path) && !named::is_buffer(&path) {
+                self.1.push(param.id);
             }
         }
-        for problem in problems {
-            self.send(given, &Event::Note(&problem));
-        }
     }
-
-    fn finish(mut self, given: &mut [Box<dyn MetricSink>]) {
-        self.send(given, &Event::Finish);
-    }
+    let mut ids = Ids(named::Path::default(), Vec::new());
+    model.visit(&mut ids);
+    ids.1
 }

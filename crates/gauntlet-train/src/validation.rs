@@ -15,6 +15,8 @@ pub(crate) struct Validation {
     pub(crate) outcome: Outcome,
     /// Mean cross-entropy on clean examples.
     pub(crate) loss: f64,
+    /// Accuracy under a single step, where it was asked for.
+    pub(crate) single_step: Option<f64>,
     /// The first samples, clean and adversarial.
     pub(crate) gallery: (Tensor<4>, Tensor<4>),
 }
@@ -27,6 +29,7 @@ pub(crate) fn validate(
     model: &dyn Classifier<4>,
     data: &Dataset,
     attack: &Pgd,
+    single_step: Option<&Pgd>,
     seed: u64,
     batch_size: usize,
     device: &Device,
@@ -37,6 +40,7 @@ pub(crate) fn validate(
     // The same starting points at every validation, so that epochs are compared and not draws.
     let key = NoiseKey::new(seed, Stream::EvalAttack);
     let mut outcome = Outcome::default();
+    let mut under_single = Outcome::default();
     let (mut loss, mut gallery) = (0.0, None);
     for start in (0..data.len()).step_by(batch_size.max(1)) {
         // The last batch is filled up with repeats: one shape for all keeps compiled kernels few.
@@ -52,6 +56,12 @@ pub(crate) fn validate(
             0.0,
         );
         loss += f64::from(clean.into_scalar::<f32>()) * real as f64;
+        if let Some(single) = single_step {
+            let (x, y, threat) = (x.clone(), y.clone(), &single.threat);
+            let (mut batch, _) = evaluate_batch(model, x, y, &ids, single, threat, key)?;
+            batch.truncate(real);
+            under_single.extend(batch);
+        }
         let (mut batch, adversarial) =
             evaluate_batch(model, x.clone(), y, &ids, attack_each, &attack.threat, key)?;
         batch.truncate(real);
@@ -73,6 +83,7 @@ pub(crate) fn validate(
     Ok(Some(Validation {
         loss: loss / data.len().max(1) as f64,
         outcome,
+        single_step: single_step.map(|_| under_single.robust_accuracy()),
         gallery,
     }))
 }

@@ -59,6 +59,7 @@ fn plain(source: Source, path: Option<PathBuf>) -> DataConfig {
         limit: None,
         batch_size: 1,
         augment: Vec::new(),
+        extra: None,
     }
 }
 

@@ -170,7 +170,7 @@ impl Weights {
         }
         let notes = self.notes(&fit, description);
         Ok(Imported {
-            network: named::replace(&network, tensors),
+            network: named::with_data(&network, tensors),
             notes,
         })
     }

@@ -1,0 +1,18 @@
+use gauntlet_attacks::{Attack, Pgd};
+
+use super::{Crafted, Method, Scene, paced};
+
+/// Cross-entropy on adversarial examples (Madry et al. 2018, eq. 2.1): `min E max over |d| <= eps of CE(f(x + d), y)`. With one
+/// step of 1.25 eps from a random start this is FGSM-RS (Wong et al. 2020, algorithm 3).
+pub(crate) struct PgdTraining {
+    pub(crate) attack: Pgd,
+}
+
+impl Method for PgdTraining {
+    fn craft(&mut self, scene: &Scene<'_>) -> Crafted {
+        let attack = paced(&self.attack, scene.pace);
+        scene.mixed(attack.threat.eps.value(), |x, y, noise| {
+            attack.perturb(scene.model, x, y, noise)
+        })
+    }
+}
