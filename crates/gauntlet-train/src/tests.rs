@@ -8,7 +8,9 @@ use burn::tensor::Device;
 use gauntlet_data::{Dataset, Splits};
 use gauntlet_models::{Classifier, Description, Network, weights};
 
-use crate::{Event, Fitted, MetricSink, Plan, Record, Session, Split, TrainError, checkpoint, fit};
+use crate::{
+    Event, Fitted, MetricSink, Objective, Plan, Record, Session, Split, TrainError, checkpoint, fit,
+};
 
 /// Two classes of 1x8x8 images, bright left or bright right, with a little texture.
 fn dataset(split: &'static str, samples: usize) -> Dataset {
@@ -179,6 +181,126 @@ fn a_run_in_pieces_is_the_run_in_one_go_bit_for_bit() {
         bytes(pieces.path()) == bytes(whole.path()),
         "metrics differ"
     );
+}
+
+/// What a finished run left: weights, optimizer, state of the method, metrics.
+fn left(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let newest = checkpoint::list(folder).last().unwrap().1.clone();
+    let mut files: Vec<_> = std::fs::read_dir(newest)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
+        .collect();
+    files.push(folder.join("metrics.jsonl"));
+    files.sort();
+    files
+        .into_iter()
+        .map(|path| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            (name, std::fs::read(path).unwrap())
+        })
+        .collect()
+}
+
+/// Every method, and everything that goes around methods, with a network that has BatchNorm.
+#[test]
+fn every_method_in_pieces_is_the_method_in_one_go_bit_for_bit() {
+    let teacher = tempfile::tempdir().unwrap();
+    let of = teacher.path().display().to_string();
+    run(teacher.path(), &plan(|plan| plan.train.epochs = 1), None).unwrap();
+    let cases: Vec<(Objective, String)> = Objective::ALL
+        .into_iter()
+        .map(|objective| {
+            let table = match objective {
+                Objective::Hat => format!("hat = {{ helper = {of:?} }}"),
+                Objective::Distill => {
+                    format!("distill = {{ teacher = {of:?}, standard_teacher = {of:?} }}")
+                }
+                Objective::MultiNorm => {
+                    "multi-norm = { threats = [\"linf:0.1\", \"l2:0.5\"], combine = \"max\" }"
+                        .to_owned()
+                }
+                Objective::Free => "free = { replays = 3 }".to_owned(),
+                _ => String::new(),
+            };
+            (objective, table)
+        })
+        .chain([
+            (
+                Objective::Pgd,
+                "awp = { gamma = 0.01, warmup_epochs = 1 }".to_owned(),
+            ),
+            (
+                Objective::Pgd,
+                "norm_layers = \"split-adversarial\"\nawp = {}".to_owned(),
+            ),
+            (
+                Objective::Trades,
+                "norm_layers = \"split-clean\"".to_owned(),
+            ),
+            (Objective::Trades, "swa = { from_epoch = 1 }".to_owned()),
+            (
+                Objective::Pgd,
+                "curriculum = [{ epoch = 0, steps = 1, eps = 0.5 }, { epoch = 1, steps = 3 }]"
+                    .to_owned(),
+            ),
+        ])
+        .collect();
+    for (objective, table) in cases {
+        let mut text = PLAN.replace(
+            "objective = \"pgd\"",
+            &format!("objective = \"{objective}\"\n{table}"),
+        );
+        let steps = if objective.is_single_step() { 1 } else { 2 };
+        text = text.replacen(
+            "attack = { steps = 2 }",
+            &format!("attack = {{ steps = {steps} }}"),
+            1,
+        );
+        if !objective.mixes() {
+            let pattern =
+                "interleave = { pattern = \"mixed\", adversarial = 0.5, ramp_epochs = 1.0 }";
+            let other = match objective {
+                Objective::Standard => "",
+                _ => {
+                    "interleave = { pattern = \"alternate\", adversarial = 0.7, ramp_epochs = 1.0 }"
+                }
+            };
+            text = text.replace(pattern, other);
+        }
+        if table.contains("swa") || table.contains("split-clean") {
+            text = text.replace("ema = { decay = 0.9 }", "");
+        }
+        let plan: Plan = toml::from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        plan.check()
+            .unwrap_or_else(|error| panic!("{objective} {table}: {error}"));
+        let plan = plan.resolved();
+        let (whole, pieces) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let expected = run(whole.path(), &plan, None).unwrap();
+        for stop in [3, 6, 11] {
+            assert!(!run(pieces.path(), &plan, Some(stop)).unwrap().finished);
+        }
+        let found = run(pieces.path(), &plan, None).unwrap();
+        assert_eq!(found.step, expected.step, "{objective} {table}");
+        let (whole, pieces) = (left(whole.path()), left(pieces.path()));
+        for ((name, expected), (_, found)) in whole.iter().zip(&pieces) {
+            assert!(expected == found, "{objective} {table}: {name} differs");
+        }
+        assert_eq!(whole.len(), pieces.len());
+    }
+}
+
+/// The same plan twice is the same run; another seed is another.
+#[test]
+fn the_seed_decides() {
+    let metrics = |seed: u64| {
+        let folder = tempfile::tempdir().unwrap();
+        run(folder.path(), &plan(|plan| plan.seed = seed), None).unwrap();
+        std::fs::read(folder.path().join("metrics.jsonl")).unwrap()
+    };
+    let (first, again, other) = (metrics(3), metrics(3), metrics(4));
+    assert!(first == again);
+    assert!(first != other);
 }
 
 #[test]
