@@ -21,7 +21,7 @@ use crate::{
 /// Steps in a row that may be passed over.
 const MAX_SKIPPED: u32 = 10;
 
-impl<M: Module + Classifier<4>> Run<'_, M> {
+impl<M: Module + Classifier<4> + Sync> Run<'_, M> {
     pub(crate) fn step(&mut self, epoch: u32, batch: Batch) -> Result<(), TrainError> {
         let began = Instant::now();
         let plan = self.session.plan;

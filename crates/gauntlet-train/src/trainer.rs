@@ -90,7 +90,7 @@ pub struct Fitted<M> {
 ///
 /// # Errors
 /// See [`TrainError`]. Whatever happens, the checkpoints written before are whole.
-pub fn fit<M: Module + Classifier<4>>(
+pub fn fit<M: Module + Classifier<4> + Sync>(
     model: M,
     session: Session<'_>,
 ) -> Result<Fitted<M>, TrainError> {
@@ -138,7 +138,7 @@ pub(crate) struct Run<'a, M> {
     pub(crate) optimizer: Optimizer,
 }
 
-impl<'a, M: Module + Classifier<4>> Run<'a, M> {
+impl<'a, M: Module + Classifier<4> + Sync> Run<'a, M> {
     fn new(model: M, session: Session<'a>) -> Result<Self, TrainError> {
         let plan = session.plan;
         plan.check()?;
@@ -294,11 +294,7 @@ impl<'a, M: Module + Classifier<4>> Run<'a, M> {
     fn end_epoch(&mut self) -> Result<bool, TrainError> {
         let epochs = self.state.step / self.per_epoch;
         let epoch = epochs as u32 - 1;
-        if !self
-            .state
-            .averaged_at
-            .is_some_and(|at| at == self.state.step)
-        {
+        if self.state.averaged_at != Some(self.state.step) {
             self.take_average(epoch);
         }
         let mut is_best = false;
@@ -371,8 +367,7 @@ impl<'a, M: Module + Classifier<4>> Run<'a, M> {
         validate(
             &shipped,
             data,
-            &attack,
-            single.as_ref(),
+            (&attack, single.as_ref()),
             plan.seed,
             plan.data.batch_size,
             self.session.device,

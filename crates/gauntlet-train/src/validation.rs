@@ -24,12 +24,11 @@ pub(crate) struct Validation {
 /// Pictures shown of a validation.
 const GALLERY: usize = 8;
 
-/// Attacks every sample of `data`. `progress(done)` is called after each batch; `false` from it stops with `Ok(None)`.
+/// Attacks every sample of `data`, with a second attack of a single step where that is wanted. `progress(done)` is called after each batch; `false` from it stops with `Ok(None)`.
 pub(crate) fn validate(
     model: &dyn Classifier<4>,
     data: &Dataset,
-    attack: &Pgd,
-    single_step: Option<&Pgd>,
+    (attack, single_step): (&Pgd, Option<&Pgd>),
     seed: u64,
     batch_size: usize,
     device: &Device,

@@ -1,5 +1,5 @@
 use burn::tensor::Tensor;
-use gauntlet_attacks::{Attack, Noise, Pgd};
+use gauntlet_attacks::{Noise, Pgd};
 
 use super::{Crafted, Loss, Method, Scene, apart, paced};
 use crate::loss::{cross_entropy, jensen_shannon};
@@ -22,7 +22,7 @@ impl Method for ConsistencyTraining {
             key: apart(scene.noise.key, u32::MAX),
             samples: scene.noise.samples.clone(),
         };
-        let second = attack.perturb(scene.model, second, scene.y.clone(), &noise);
+        let second = scene.perturb(&attack, second, scene.y.clone(), &noise);
         let (y, smoothing, size) = (scene.y.clone(), scene.label_smoothing, first.dims()[0]);
         let both = Tensor::cat(vec![first, second], 0);
         let (weight, temperature) = (self.weight, self.temperature);

@@ -3,10 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use gauntlet_attacks::{Attack, Eps, KlPgd, Noise, Pgd, ThreatModel};
-use gauntlet_kernels::NoiseKey;
+use gauntlet_kernels::{NoiseKey, on_host};
 use gauntlet_models::{Classifier, Description, Network, weights};
 
 use crate::loss::cross_entropy;
@@ -59,7 +62,7 @@ pub(crate) trait Method {
 /// What a method has to work with: one batch and the model as it is.
 pub(crate) struct Scene<'a> {
     /// Untracked and in eval mode: attack what you ship.
-    pub(crate) model: &'a dyn Classifier<4>,
+    pub(crate) model: &'a (dyn Classifier<4> + Sync),
     pub(crate) x: Tensor<4>,
     /// The same samples, augmented differently, where the method asks for two views.
     pub(crate) second: Option<Tensor<4>>,
@@ -194,9 +197,66 @@ impl Scene<'_> {
 
     /// Attacks all rows.
     fn attack(&self, attack: &dyn Attack<4>) -> Tensor<4> {
-        attack.perturb(self.model, self.x.clone(), self.y.clone(), &self.noise)
+        self.perturb(attack, self.x.clone(), self.y.clone(), &self.noise)
+    }
+
+    /// Attacks some rows. On the CPU parts of the batch are attacked at the same time: most operations there use one thread, and
+    /// rows do not depend on each other. The size of a part is fixed, so that the machine decides nothing.
+    fn perturb(
+        &self,
+        attack: &dyn Attack<4>,
+        x: Tensor<4>,
+        y: Tensor<1, Int>,
+        noise: &Noise,
+    ) -> Tensor<4> {
+        let rows = x.dims()[0];
+        if rows <= PART || !on_host(&x.device()) {
+            return attack.perturb(self.model, x, y, noise);
+        }
+        let model = self.model;
+        let jobs: Vec<_> = (0..rows)
+            .step_by(PART)
+            .map(|from| {
+                let to = (from + PART).min(rows);
+                let (x, y) = (x.clone().slice([from..to]), y.clone().slice([from..to]));
+                let samples = noise.samples[from..to].to_vec();
+                (
+                    x,
+                    y,
+                    Noise {
+                        key: noise.key,
+                        samples,
+                    },
+                )
+            })
+            .collect();
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let next = AtomicUsize::new(0);
+        let done: Vec<Mutex<Option<Tensor<4>>>> = jobs.iter().map(|_| Mutex::new(None)).collect();
+        thread::scope(|scope| {
+            for _ in 0..threads.min(jobs.len()) {
+                scope.spawn(|| {
+                    loop {
+                        let at = next.fetch_add(1, Ordering::Relaxed);
+                        let Some((x, y, noise)) = jobs.get(at) else {
+                            break;
+                        };
+                        let found = attack.perturb(model, x.clone(), y.clone(), noise);
+                        *done[at].lock().expect("no job panicked") = Some(found);
+                    }
+                });
+            }
+        });
+        let parts = done.into_iter().map(|part| {
+            let part = part.into_inner().expect("no job panicked");
+            part.expect("every job was done")
+        });
+        Tensor::cat(parts.collect(), 0)
     }
 }
+
+/// Rows that are attacked together on the CPU.
+const PART: usize = 32;
 
 /// The method of a plan. `multi_step`: the guard has changed a single-step attack for PGD.
 pub(crate) fn build(

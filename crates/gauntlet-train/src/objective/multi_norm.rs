@@ -1,5 +1,5 @@
 use burn::tensor::Tensor;
-use gauntlet_attacks::{Attack, AttackLoss, Eps, Keep, Msd, Pgd, ThreatModel, Union};
+use gauntlet_attacks::{AttackLoss, Eps, Keep, Msd, Pgd, ThreatModel, Union};
 use gauntlet_kernels::perturb::choose;
 use gauntlet_models::Classifier;
 
@@ -81,7 +81,7 @@ impl Method for MultiNormTraining {
 fn worst(scene: &Scene<'_>, attacks: &[Pgd]) -> Tensor<4> {
     let mut best: Option<(Tensor<4>, Tensor<1>)> = None;
     for attack in attacks {
-        let x = attack.perturb(scene.model, scene.x.clone(), scene.y.clone(), &scene.noise);
+        let x = scene.attack(attack);
         let logits = Classifier::logits(scene.model, x.clone());
         let losses = AttackLoss::CrossEntropy.per_sample(logits, scene.y.clone());
         best = Some(match best {

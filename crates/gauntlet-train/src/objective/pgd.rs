@@ -1,4 +1,4 @@
-use gauntlet_attacks::{Attack, Pgd};
+use gauntlet_attacks::Pgd;
 
 use super::{Crafted, Method, Scene, paced};
 
@@ -12,7 +12,7 @@ impl Method for PgdTraining {
     fn craft(&mut self, scene: &Scene<'_>) -> Crafted {
         let attack = paced(&self.attack, scene.pace);
         scene.mixed(attack.threat.eps.value(), |x, y, noise| {
-            attack.perturb(scene.model, x, y, noise)
+            scene.perturb(&attack, x, y, noise)
         })
     }
 }

@@ -83,7 +83,7 @@ fn classes() -> Tensor<1, Int> {
     Tensor::from_ints([0, 1, 2, 1], &Device::flex())
 }
 
-fn scene(model: &dyn Classifier<4>, attacked: usize) -> Scene<'_> {
+fn scene(model: &(dyn Classifier<4> + Sync), attacked: usize) -> Scene<'_> {
     Scene {
         model,
         x: images(),
@@ -451,6 +451,25 @@ fn smoothing_adds_noise_of_its_width() {
     let square = noise.iter().map(|n| n * n).sum::<f32>() / 16.0;
     // 16 draws: the mean square is 0.25 give or take 0.09.
     assert!((0.05..0.6).contains(&square), "{square}");
+}
+
+/// Large batches are attacked in parts at the same time; the result is that of one after the other.
+#[test]
+fn parts_of_a_batch_are_attacked_as_the_whole_would_be() {
+    let spy = Spy::default();
+    let rows = 3 * PART + 5;
+    let x = images().repeat_dim(0, rows / 4 + 1).slice([0..rows]);
+    let y = classes().repeat_dim(0, rows / 4 + 1).slice([0..rows]);
+    let noise = Noise {
+        key: NoiseKey::new(3, Stream::TrainAttack),
+        samples: (0..rows as u32).collect(),
+    };
+    let attack = pgd(3);
+    let whole = attack.perturb(&spy, x.clone(), y.clone(), &noise);
+    let parts = scene(&spy, 4).perturb(&attack, x, y, &noise);
+    for (a, b) in values(whole).into_iter().zip(values(parts)) {
+        assert!((a - b).abs() < 1e-6);
+    }
 }
 
 #[test]
