@@ -371,6 +371,7 @@ fn whole_runs_agree(flex: &Device, vulkan: &Device) {
             device,
             sinks: &mut [],
             stop: &AtomicBool::new(false),
+            allow_inexact: false,
         };
         let fitted = fit(model, session).unwrap();
         let metrics = std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();

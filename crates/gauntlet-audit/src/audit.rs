@@ -1,5 +1,6 @@
 //! The layout of `report.json`.
 
+use crate::Certified;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +42,9 @@ pub struct Audit {
     /// How it copes with common corruptions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub corruptions: Vec<CorruptionResult>,
+    /// What randomised smoothing certifies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certified: Option<Certified>,
     /// By class.
     pub per_class: Vec<Class>,
     /// The same numbers for a twin trained without attack, if there is one.

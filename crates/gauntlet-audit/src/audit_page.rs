@@ -50,6 +50,7 @@ pub fn audit_page(audit: &Audit, weakest: &[(String, Vec<Weak>)]) -> String {
         ("confidence", "How sure the model was", confidence(audit)),
         ("samples", "The weakest samples", samples(weakest)),
         ("corruptions", "Common corruptions", corruptions(audit)),
+        ("certificates", "Certificates", certificates(audit)),
         ("protocol", "Protocol", how(audit)),
         ("again", "Do it again", again(audit)),
     ];
@@ -454,6 +455,38 @@ fn corruptions(audit: &Audit) -> String {
         "<p class=\"sub\">Accuracy in percent; {} without corruption. The stronger the shade, the more of it is lost.</p>\n{}",
         percent(audit.clean_accuracy),
         table("heat", "Accuracy under common corruptions", &head, &rows)
+    )
+}
+
+/// What randomised smoothing proves.
+fn certificates(audit: &Audit) -> String {
+    let Some(certified) = &audit.certified else {
+        return String::new();
+    };
+    let line = |name: &str, accuracy: f64| {
+        format!(
+            "<tr><th scope=\"row\">{name}</th><td>{}</td></tr>\n",
+            percent(accuracy)
+        )
+    };
+    let mut rows = line("smoothed prediction", certified.accuracy);
+    for at in &certified.certified {
+        rows += &line(&format!("within L2 {}", at.radius), at.accuracy);
+    }
+    let protocol = &certified.protocol;
+    let head = columns(["certified accuracy", "share of the samples"].into_iter());
+    format!(
+        "<p class=\"sub\">Randomised smoothing with noise of sigma {}: class by {} draws, its probability bounded by {}, each \
+         certificate wrong with probability {} at most. It abstains from {} of the samples; the mean certified radius, wrong \
+         ones counted as 0, is {:.3}. No attack can do better against the smoothed model; the tables above are of the model \
+         itself.</p>\n{}",
+        protocol.sigma,
+        protocol.selection,
+        protocol.samples,
+        protocol.alpha,
+        percent(certified.abstained),
+        certified.mean_radius,
+        table("", "Certified accuracy by radius", &head, &rows)
     )
 }
 

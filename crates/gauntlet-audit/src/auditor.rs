@@ -7,11 +7,13 @@ use gauntlet_data::corruptions::{Corruption, Severity};
 use gauntlet_kernels::{NoiseKey, Stream};
 use serde_json::{Value, json};
 
+use crate::certify::certify;
 use crate::kept::Kept;
 use crate::kept_corruptions::KeptCorruptions;
 use crate::replay::Replay;
 use crate::{
-    AuditError, CorruptionResult, Finding, Member, Signs, Standing, Subject, Suite, Threat,
+    AuditError, Certified, Certify, CorruptionResult, Finding, Member, Signs, Standing, Subject,
+    Suite, Threat,
 };
 
 /// An audit: suites of attacks on one model, what they found kept in a folder while they run, and a look for signs that it
@@ -23,6 +25,8 @@ pub struct Auditor<'a> {
     pub suites: Vec<Suite>,
     /// Common corruptions to try.
     pub corruptions: Vec<(Corruption, Severity)>,
+    /// How to certify the smoothed model, if it is to be.
+    pub certify: Option<Certify>,
     /// Whether to look for [`Signs`] after each suite.
     pub diagnose: bool,
     /// What the model is, as far as it decides the result: hashes of weights, version, device.
@@ -55,6 +59,13 @@ pub enum Stage {
         /// How many have been.
         done: usize,
         /// How many there are.
+        total: usize,
+    },
+    /// The smoothed model is certified.
+    Certify {
+        /// Samples that have been.
+        done: usize,
+        /// Samples in all.
         total: usize,
     },
 }
@@ -160,6 +171,35 @@ impl Auditor<'_> {
             results.push(result(family, severity, right));
         }
         Ok(Some(results))
+    }
+
+    /// What randomised smoothing certifies, if it is asked for; `watch` as in [`Auditor::run`], but `None` within `Ok` is also
+    /// the answer where nothing was asked.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn run_certify(
+        &self,
+        watch: &mut dyn FnMut(Stage) -> bool,
+    ) -> Result<Option<Certified>, AuditError> {
+        let Some(protocol) = &self.certify else {
+            return Ok(None);
+        };
+        let mut identity = self.setting();
+        // Radii are only read off.
+        identity["certify"] = json!([
+            protocol.sigma,
+            protocol.selection,
+            protocol.samples,
+            protocol.alpha
+        ]);
+        certify(
+            &self.subject,
+            protocol,
+            self.folder,
+            identity,
+            &mut |done, total| watch(Stage::Certify { done, total }),
+        )
     }
 
     /// Examples of budgets that lie within that of the suite at `place`. Of those that lie within each other the largest has

@@ -160,6 +160,7 @@ fn audit(model: &(dyn Classifier<4> + Sync), plan: &AuditPlan, samples: usize) -
         },
         suites: plan.suites(&setting).unwrap(),
         corruptions: Vec::new(),
+        certify: None,
         diagnose: true,
         identity: Value::Null,
         folder: folder.path(),

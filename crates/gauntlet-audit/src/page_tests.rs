@@ -176,6 +176,7 @@ fn audit(model: &str, names: &[String], budgets: &[(&str, f64)]) -> Audit {
             .map_or(Vec::new(), |threat| threat.per_class.clone()),
         threats,
         corruptions: Vec::new(),
+        certified: None,
         standard: None,
     }
 }
@@ -245,6 +246,17 @@ fn full() -> (Audit, Vec<(String, Vec<Weak>)>) {
             });
         }
     }
+    audit.certified = Some(Certified {
+        protocol: Certify::new(0.25),
+        accuracy: 0.85,
+        abstained: 0.02,
+        certified: vec![AtRadius {
+            radius: 0.5,
+            accuracy: 0.55,
+        }],
+        mean_radius: 0.41,
+        seconds: 12.0,
+    });
     audit.standard = Some(Twin {
         clean_accuracy: 0.91,
         clean_interval: wilson(910, 1000),
@@ -296,6 +308,7 @@ fn a_full_page_stands_alone_and_has_every_section() {
         "confidence",
         "samples",
         "corruptions",
+        "certificates",
         "protocol",
         "again",
     ] {

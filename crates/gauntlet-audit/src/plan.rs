@@ -5,6 +5,7 @@ use gauntlet_data::corruptions::{Corruption, Severity};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::Certify;
 use crate::Suite;
 use crate::spec::{AttackSpec, Setting};
 
@@ -42,6 +43,9 @@ pub struct AuditPlan {
     /// Common corruptions; none unless the table is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub corruptions: Option<CorruptionPlan>,
+    /// Certificates of randomised smoothing; none unless the table is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certify: Option<Certify>,
 }
 
 /// Attacks within one budget or several.
@@ -161,6 +165,7 @@ impl AuditPlan {
                 eot: 1,
             }],
             corruptions: None,
+            certify: None,
         }
     }
 
@@ -196,8 +201,14 @@ impl AuditPlan {
         if let Some(corruptions) = &self.corruptions {
             found.extend(corruptions.problems());
         }
-        if self.threats.is_empty() && self.corruptions.is_none() {
-            let neither = "there is neither a `[[threat]]` nor `[corruptions]`";
+        if let Some(certify) = &self.certify {
+            let problems = certify.problems().into_iter();
+            found.extend(
+                problems.map(|(key, problem)| PlanProblem::new(format!("certify.{key}"), problem)),
+            );
+        }
+        if self.threats.is_empty() && self.corruptions.is_none() && self.certify.is_none() {
+            let neither = "there is neither a `[[threat]]` nor `[corruptions]` nor `[certify]`";
             found.push(PlanProblem::new("", neither));
         }
         found

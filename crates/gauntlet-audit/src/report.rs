@@ -70,6 +70,7 @@ impl RunReport {
             checks: Vec::new(),
             findings: Vec::new(),
             corruptions: Vec::new(),
+            certified: None,
             threats: vec![Threat {
                 norm: Some(attack.threat.norm.to_string()),
                 eps: Some(f64::from(attack.threat.eps.value())),

@@ -97,14 +97,19 @@ pub(crate) struct Train {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     gauntlet resume runs/mnist-pgd\n  \
-    gauntlet resume runs/mnist-pgd --set device=cpu\n\n\
-    The run goes on as it would have without the interruption. `--set` takes `device` and the keys of\n\
-    `[checkpoint]` and `[evaluate]`, for this time; what was trained already cannot be changed.")]
+    gauntlet resume runs/mnist-pgd --set device=cpu\n  \
+    gauntlet resume runs/mnist-pgd --set train.epochs=40\n\n\
+    The run goes on as it would have without the interruption. `--set` takes any key: `device`,\n\
+    `[checkpoint]` and `[evaluate]` can always change, `train.epochs` can grow where the learning rates of\n\
+    the steps made so far stay what they were, and other changes are named and refused.")]
 pub(crate) struct Resume {
     /// The run's folder.
     pub(crate) run: PathBuf,
     #[command(flatten)]
     pub(crate) sets: Sets,
+    /// Go on even if the config has changed so that the run is no longer the one it would have been.
+    #[arg(long)]
+    pub(crate) allow_inexact: bool,
 }
 
 /// Find out what a model withstands, by AutoAttack or a plan of your own.

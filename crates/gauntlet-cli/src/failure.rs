@@ -80,6 +80,8 @@ impl From<TrainError> for Failure {
             | TrainError::NoRun { .. }
             | TrainError::Busy { .. }
             | TrainError::Config { .. }
+            | TrainError::Changed { .. }
+            | TrainError::Other { .. }
             | TrainError::TooFewExamples { .. } => Self::request(error.to_string()),
             _ => Self::running(error.to_string()),
         }

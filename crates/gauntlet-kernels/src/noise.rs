@@ -37,6 +37,8 @@ pub enum Stream {
     Dropout = 7,
     /// Common corruptions of images.
     Corruption = 8,
+    /// Noise of randomised smoothing at certification.
+    Smoothing = 9,
 }
 
 /// The name of a block of random numbers: same key, same numbers, on every backend and machine.

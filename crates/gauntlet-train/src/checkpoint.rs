@@ -14,9 +14,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::TrainError;
+use crate::changes::inexact;
 use crate::guard::{RollBack, Seen};
-use crate::run_dir::write_json;
+use crate::run_dir::{write_atomic, write_json};
+use crate::{Plan, TrainError};
 
 /// Numbers of a run that are no tensors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -84,6 +85,8 @@ struct Manifest {
 
 /// What a checkpoint holds, in memory.
 pub(crate) struct Snapshot<'a, M> {
+    /// What the run has been doing so far.
+    pub(crate) plan: &'a Plan,
     pub(crate) state: &'a State,
     pub(crate) description: &'a Description,
     /// The weights that ship: the average, if there is one.
@@ -104,6 +107,7 @@ const METHOD: &str = "method.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 const DESCRIPTION: &str = "model.json";
+const PLAN: &str = "config.toml";
 const MANIFEST: &str = "MANIFEST.json";
 const ROLL_BACK: &str = "roll-back.json";
 
@@ -163,6 +167,41 @@ pub(crate) fn load_weights<M: Module>(checkpoint: &Path, model: M) -> Result<M, 
     load_file(checkpoint, MODEL, &read_manifest(checkpoint)?, model)
 }
 
+/// Whether a run can go on by `plan` as the run it is, judged by its newest whole checkpoint. `per_epoch`: steps in an epoch.
+///
+/// # Errors
+/// [`TrainError::Changed`] naming the keys that differ.
+pub fn check_changes(run: &Path, plan: &Plan, per_epoch: u64) -> Result<(), TrainError> {
+    for (_, path) in list(run).into_iter().rev() {
+        let Ok(manifest) = read_manifest(&path) else {
+            continue;
+        };
+        let state = read_verified::<State>(&path, STATE, &manifest);
+        let (Ok(state), Ok(before)) = (state, read_plan(&path, &manifest)) else {
+            continue;
+        };
+        let changes = before.map_or_else(Vec::new, |before| {
+            inexact(&before, plan, state.step, per_epoch)
+        });
+        if changes.is_empty() {
+            return Ok(());
+        }
+        return Err(TrainError::Changed { changes });
+    }
+    Ok(())
+}
+
+/// The plan in a checkpoint; those of older versions have none.
+fn read_plan(path: &Path, manifest: &Manifest) -> Result<Option<Plan>, TrainError> {
+    if !manifest.files.contains_key(PLAN) {
+        return Ok(None);
+    }
+    verify(path, PLAN, manifest)?;
+    let text = fs::read_to_string(path.join(PLAN)).map_err(|error| damage(path, error))?;
+    let plan = toml::from_str(&text).map_err(|error| damage(path, error))?;
+    Ok(Some(plan))
+}
+
 /// Writes a checkpoint and returns its folder. Where it fails, what was written of it is removed.
 pub(crate) fn write<M: Module>(
     run: &Path,
@@ -219,8 +258,10 @@ fn stage<M: Module>(staging: &Path, snapshot: &Snapshot<'_, M>) -> Result<(), Tr
     tensors.insert(OPTIMIZER.to_owned(), optimizer);
     write_json(&staging.join(STATE), snapshot.state)?;
     write_json(&staging.join(DESCRIPTION), snapshot.description)?;
+    let plan = toml::to_string_pretty(snapshot.plan).expect("a plan is plain tables and values");
+    write_atomic(&staging.join(PLAN), plan.as_bytes())?;
     let mut files = BTreeMap::new();
-    for name in [STATE, DESCRIPTION] {
+    for name in [STATE, DESCRIPTION, PLAN] {
         files.insert(name.to_owned(), hash(&staging.join(name))?);
     }
     let manifest = Manifest {
@@ -235,6 +276,8 @@ fn stage<M: Module>(staging: &Path, snapshot: &Snapshot<'_, M>) -> Result<(), Tr
 /// What a run goes on from.
 pub(crate) struct Restored<M> {
     pub(crate) state: State,
+    /// What the run had been doing; not in checkpoints of older versions.
+    pub(crate) plan: Option<Plan>,
     /// The weights that ship.
     pub(crate) model: M,
     /// The weights that are trained.
@@ -307,8 +350,10 @@ pub(crate) fn restore<M: Module>(path: &Path, model: &M) -> Result<Restored<M>, 
         Some(_) => tensors(METHOD)?,
         None => BTreeMap::new(),
     };
+    let plan = read_plan(path, &manifest)?;
     Ok(Restored {
         state,
+        plan,
         model: shipped,
         live,
         for_clean,
@@ -393,18 +438,21 @@ fn read_verified<T: DeserializeOwned>(
     name: &str,
     manifest: &Manifest,
 ) -> Result<T, TrainError> {
+    verify(checkpoint, name, manifest)?;
+    read_json(&checkpoint.join(name)).map_err(|problem| damage(checkpoint, problem))
+}
+
+/// Whether the file `name` is what the manifest says.
+fn verify(checkpoint: &Path, name: &str, manifest: &Manifest) -> Result<(), TrainError> {
     let found = hash(&checkpoint.join(name)).map_err(|error| damage(checkpoint, error))?;
     match manifest.files.get(name) {
-        Some(expected) if *expected == found => {}
-        Some(expected) => {
-            return Err(damage(
-                checkpoint,
-                format!("{name} is damaged: SHA-256 {found}, not {expected}"),
-            ));
-        }
-        None => return Err(damage(checkpoint, format!("{name} is not in {MANIFEST}"))),
+        Some(expected) if *expected == found => Ok(()),
+        Some(expected) => Err(damage(
+            checkpoint,
+            format!("{name} is damaged: SHA-256 {found}, not {expected}"),
+        )),
+        None => Err(damage(checkpoint, format!("{name} is not in {MANIFEST}"))),
     }
-    read_json(&checkpoint.join(name)).map_err(|problem| damage(checkpoint, problem))
 }
 
 fn load_file<M: Module>(

@@ -67,6 +67,15 @@ pub enum TrainError {
         /// Its value.
         value: f32,
     },
+    /// A run is to go on by another plan, and would not be the run it was meant to be.
+    #[error(
+        "the run was trained so far by another config:\n{}\n\nhint: `--allow-inexact` goes on all the same; `gauntlet train` with another `--out` starts a run of its own",
+        changes.iter().map(|change| format!("  {change}")).collect::<Vec<_>>().join("\n")
+    )]
+    Changed {
+        /// What differs.
+        changes: Vec<crate::Change>,
+    },
     /// A network that a method leans on cannot be used.
     #[error("`{key}`: {}: {problem}", path.display())]
     Other {

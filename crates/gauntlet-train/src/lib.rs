@@ -2,6 +2,7 @@
 
 mod average;
 mod awp;
+mod changes;
 pub mod checkpoint;
 mod error;
 mod guard;
@@ -22,8 +23,11 @@ mod trainer;
 mod validation;
 
 #[cfg(test)]
+mod guard_tests;
+#[cfg(test)]
 mod tests;
 
+pub use changes::{Change, changes};
 pub use error::TrainError;
 pub use interleave::StepPlan;
 pub use loss::{

@@ -31,9 +31,17 @@ impl RunDir {
             fs::create_dir_all(&path).map_err(|source| TrainError::Io { path, source })?;
         }
         let run = Self::lock(root)?;
-        let config = toml::to_string_pretty(plan).expect("a plan is plain tables and values");
-        write_atomic(&root.join("config.toml"), config.as_bytes())?;
+        run.write_plan(plan)?;
         Ok(run)
+    }
+
+    /// Writes `config.toml`: what the run does from now on.
+    ///
+    /// # Errors
+    /// [`TrainError::Io`] naming the file.
+    pub fn write_plan(&self, plan: &Plan) -> Result<(), TrainError> {
+        let config = toml::to_string_pretty(plan).expect("a plan is plain tables and values");
+        write_atomic(&self.root.join("config.toml"), config.as_bytes())
     }
 
     /// Opens the folder of an existing run.

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Two classes of 1x8x8 images, bright left or bright right, with a little texture.
-fn dataset(split: &'static str, samples: usize) -> Dataset {
+pub(crate) fn dataset(split: &'static str, samples: usize) -> Dataset {
     let pixel = |sample: usize, i: usize| {
         let bright = (i % 8 < 4) == sample.is_multiple_of(2);
         let texture = (sample * 31 + i * 17) % 40;
@@ -36,7 +36,7 @@ fn dataset(split: &'static str, samples: usize) -> Dataset {
     }
 }
 
-fn splits() -> Splits {
+pub(crate) fn splits() -> Splits {
     Splits {
         train: dataset("train", 48),
         validation: dataset("validation", 20),
@@ -74,7 +74,7 @@ fn plan(change: impl Fn(&mut Plan)) -> Plan {
 }
 
 /// Sets the stop flag after so many training steps, as Ctrl-C would.
-struct StopAfter(u64, Arc<AtomicBool>);
+pub(crate) struct StopAfter(pub(crate) u64, pub(crate) Arc<AtomicBool>);
 
 impl MetricSink for StopAfter {
     fn event(&mut self, event: &Event<'_>) -> Result<(), String> {
@@ -124,11 +124,12 @@ fn run(folder: &Path, plan: &Plan, stop_after: Option<u64>) -> Result<Fitted<Net
             device: &device,
             sinks: &mut sinks,
             stop: &stop,
+            allow_inexact: false,
         },
     )
 }
 
-fn records(folder: &Path) -> Vec<Record> {
+pub(crate) fn records(folder: &Path) -> Vec<Record> {
     let text = std::fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap())
@@ -184,7 +185,7 @@ fn a_run_in_pieces_is_the_run_in_one_go_bit_for_bit() {
 }
 
 /// What a finished run left: weights, optimizer, state of the method, metrics.
-fn left(folder: &Path) -> Vec<(String, Vec<u8>)> {
+pub(crate) fn left(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let newest = checkpoint::list(folder).last().unwrap().1.clone();
     let mut files: Vec<_> = std::fs::read_dir(newest)
         .unwrap()

@@ -13,6 +13,7 @@ use gauntlet_data::{Loader, Splits};
 use gauntlet_models::{Classifier, Description, detached, named};
 
 use crate::average::{Average, Kind as AverageKind, estimate_norm};
+use crate::changes::inexact;
 use crate::checkpoint::{self, Best, Restored, Snapshot, State};
 use crate::guard::{self, RollBack, Seen};
 use crate::objective::{self, Method};
@@ -43,6 +44,8 @@ pub struct Session<'a> {
     pub sinks: &'a mut [Box<dyn MetricSink>],
     /// Set by Ctrl-C: the run saves a checkpoint and returns.
     pub stop: &'a AtomicBool,
+    /// Whether a run may go on by a plan that makes it another than it would have been from the start.
+    pub allow_inexact: bool,
 }
 
 impl<'a> Session<'a> {
@@ -64,6 +67,7 @@ impl<'a> Session<'a> {
             device,
             sinks: &mut [],
             stop: &NEVER,
+            allow_inexact: false,
         }
     }
 }
@@ -184,6 +188,17 @@ impl<'a, M: Module + Classifier<4> + Sync> Run<'a, M> {
         if let Some(restored) = checkpoint::newest(run.session.folder, &run.model)? {
             let damaged = restored.damaged.iter();
             notes.extend(damaged.map(|problem| format!("not used: {problem}")));
+            if let Some(before) = &restored.plan {
+                let changes = inexact(before, plan, restored.state.step, per_epoch);
+                if !changes.is_empty() && !run.session.allow_inexact {
+                    return Err(TrainError::Changed { changes });
+                }
+                notes.extend(
+                    changes
+                        .iter()
+                        .map(|change| format!("not exact any more: {change}")),
+                );
+            }
             run.take_back(restored)?;
             notes.push(format!("going on from step {}", run.state.step));
         }
@@ -585,6 +600,7 @@ impl<'a, M: Module + Classifier<4> + Sync> Run<'a, M> {
         let method = self.method.state();
         let differs = self.average.is_some() || self.for_clean.is_some();
         let snapshot = Snapshot {
+            plan: self.session.plan,
             state: &self.state,
             description: self.session.description,
             model: &shipped,

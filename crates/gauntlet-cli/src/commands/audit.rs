@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use gauntlet_attacks::{Budget, Norm};
 use gauntlet_audit::{
-    Audit, AuditError, AuditPlan, Auditor, CorruptionResult, Data, Fit, Found, PlanProblem,
-    Setting, Signs, Stage, Subject, Suite, SuiteName, Surrogate, Weak, audit_page, diagnosis,
-    file_name, wilson, write_outcomes,
+    Audit, AuditError, AuditPlan, Auditor, Certified, CorruptionResult, Data, Fit, Found,
+    PlanProblem, Setting, Signs, Stage, Subject, Suite, SuiteName, Surrogate, Weak, audit_page,
+    diagnosis, file_name, wilson, write_outcomes,
 };
 use gauntlet_data::corruptions::{Corruption, Severity};
 use gauntlet_data::{DataConfig, Dataset, Source, arrays, fetch, files, picture};
@@ -28,8 +28,8 @@ use crate::progress::Counter;
 /// Audits a model within one or more budgets.
 pub(crate) fn audit(args: args::Audit, quiet: bool) -> Result<(), Failure> {
     let mut job = Job::prepare(&args, quiet)?;
-    let (found, corruptions) = job.run()?;
-    let audit = job.audit(&found, corruptions);
+    let (found, corruptions, certified) = job.run()?;
+    let audit = job.audit(&found, corruptions, certified);
     job.write(&args, &audit, &found)?;
     if args.json.as_deref() == Some(Path::new("-")) {
         output::print_json(&audit);
@@ -182,7 +182,7 @@ impl Job {
     }
 
     /// Attacks and corrupts what is not done yet.
-    fn run(&mut self) -> Result<(Vec<Found>, Vec<CorruptionResult>), Failure> {
+    fn run(&mut self) -> Result<Measured, Failure> {
         let mut progress = Shown::new(self.quiet);
         let mut watch = |stage: Stage| {
             progress.show(&stage);
@@ -209,6 +209,7 @@ impl Job {
             },
             suites: std::mem::take(&mut self.suites),
             corruptions: corruptions.collect::<Vec<(Corruption, Severity)>>(),
+            certify: self.plan.certify.clone(),
             diagnose: self.diagnose,
             identity: self.identity.clone(),
             folder: &state,
@@ -220,10 +221,19 @@ impl Job {
         };
         let found = auditor.run(&mut watch)?.ok_or_else(stopped)?;
         let corruptions = auditor.run_corruptions(&mut watch)?.ok_or_else(stopped)?;
-        Ok((found, corruptions))
+        let certified = auditor.run_certify(&mut watch)?;
+        if certified.is_none() && self.plan.certify.is_some() {
+            return Err(stopped());
+        }
+        Ok((found, corruptions, certified))
     }
 
-    fn audit(&self, found: &[Found], corruptions: Vec<CorruptionResult>) -> Audit {
+    fn audit(
+        &self,
+        found: &[Found],
+        corruptions: Vec<CorruptionResult>,
+        certified: Option<Certified>,
+    ) -> Audit {
         let data = &self.data;
         let clean = match found.first() {
             Some(found) => (0..data.len())
@@ -283,6 +293,7 @@ impl Job {
                 .unwrap_or_default(),
             threats: found.iter().map(|found| found.threat.clone()).collect(),
             corruptions,
+            certified,
             standard: None,
         }
     }
@@ -739,6 +750,7 @@ impl Shown {
                 (format!("{threat}: looking for misleading gradients"), 0, 1)
             }
             Stage::Corruptions { done, total } => ("corruptions".to_owned(), *done, *total),
+            Stage::Certify { done, total } => ("certificates".to_owned(), *done, *total),
         };
         if self.now.as_ref().is_none_or(|(shown, _)| *shown != what) {
             self.now = None;
@@ -793,6 +805,9 @@ fn print(audit: &Audit) {
     if !audit.corruptions.is_empty() {
         print_corruptions(&audit.corruptions);
     }
+    if let Some(certified) = &audit.certified {
+        print_certified(certified);
+    }
     for finding in &audit.findings {
         output::print(format!(
             "\nwarning: {}\n  {}\n  {}",
@@ -817,6 +832,29 @@ fn first_remedy(code: &str) -> String {
         Some(_) => format!("cause and remedy: the report, or DIAGNOSIS.md, section `{code}`"),
         None => String::new(),
     }
+}
+
+fn print_certified(certified: &Certified) {
+    let mut table = output::table(&["certified within L2", ">accuracy"]);
+    table.add_row([
+        "smoothed prediction".to_owned(),
+        percent(certified.accuracy),
+    ]);
+    for at in &certified.certified {
+        table.add_row([at.radius.to_string(), percent(at.accuracy)]);
+    }
+    let protocol = &certified.protocol;
+    output::print(format!(
+        "\n{}\nsmoothed by noise of sigma {}, {} + {} draws, error {}; abstains from {}; mean radius {:.3}; {}",
+        table.trim_fmt(),
+        protocol.sigma,
+        protocol.selection,
+        protocol.samples,
+        protocol.alpha,
+        percent(certified.abstained),
+        certified.mean_radius,
+        short(certified.seconds)
+    ));
 }
 
 fn print_corruptions(results: &[CorruptionResult]) {
@@ -855,6 +893,9 @@ fn print_corruptions(results: &[CorruptionResult]) {
         percent(mean(&all))
     ));
 }
+
+/// What an audit found: attacks, corruptions, certificates.
+type Measured = (Vec<Found>, Vec<CorruptionResult>, Option<Certified>);
 
 impl Requirement {
     /// What is to be said if the audit does not meet it.

@@ -2,7 +2,9 @@ use std::path::Path;
 
 use gauntlet_data::{Splits, fetch};
 use gauntlet_models::{Description, Network};
-use gauntlet_train::{Fitted, MetricSink, Objective, Plan, RunDir, Session, TrainError, fit};
+use gauntlet_train::{
+    Fitted, MetricSink, Objective, Plan, RunDir, Session, TrainError, checkpoint, fit,
+};
 use serde_json::{Value, json};
 
 use super::judge;
@@ -33,6 +35,7 @@ pub(crate) fn train(args: Train, quiet: bool) -> Result<(), Failure> {
 pub(crate) struct Job {
     config: Config,
     quiet: bool,
+    allow_inexact: bool,
     device: Picked,
     splits: Splits,
     description: Description,
@@ -71,6 +74,7 @@ impl Job {
         };
         let job = Self {
             quiet,
+            allow_inexact: false,
             device,
             splits,
             description,
@@ -78,6 +82,24 @@ impl Job {
         };
         job.network().map_err(|error| job.config.explain(error))?;
         Ok(job)
+    }
+
+    /// The same, going on by another config than before even if that makes it another run.
+    pub(crate) fn allow_inexact(self, allow_inexact: bool) -> Self {
+        Self {
+            allow_inexact,
+            ..self
+        }
+    }
+
+    /// Refuses a config by which the run would not go on as it began.
+    pub(crate) fn check_changes(&self, run: &RunDir) -> Result<(), Failure> {
+        if self.allow_inexact {
+            return Ok(());
+        }
+        let plan = self.plan();
+        let per_epoch = (self.splits.train.len() / plan.data.batch_size) as u64;
+        Ok(checkpoint::check_changes(run.root(), plan, per_epoch)?)
     }
 
     pub(crate) fn plan(&self) -> &Plan {
@@ -135,6 +157,7 @@ impl Job {
             device: &self.device.device,
             sinks: &mut sinks,
             stop: &interrupt::STOP,
+            allow_inexact: self.allow_inexact,
         };
         let fitted = fit(self.network()?, session).map_err(|error| self.config.explain(error))?;
         if fitted.finished {

@@ -23,7 +23,7 @@ pub(super) fn is_plan(table: &Table) -> bool {
     let config = ["train", "data", "model"];
     let several = |key: &str| table.get(key).is_some_and(toml::Value::is_array);
     !config.iter().any(|key| table.contains_key(*key))
-        && (table.contains_key("corruptions") || several("threat"))
+        && (table.contains_key("corruptions") || table.contains_key("certify") || several("threat"))
 }
 
 impl PlanFile {
