@@ -1,4 +1,5 @@
 //! Adversarial training: objectives, interleaving, the step loop, run state, checkpoints, metric sinks.
+#![doc = include_str!("../METHODS.md")]
 
 mod average;
 mod awp;
