@@ -3,6 +3,7 @@
 mod audit;
 mod audit_page;
 mod auditor;
+mod chart;
 mod classes;
 mod diagnosis;
 mod error;
@@ -31,6 +32,7 @@ pub use audit::{
 };
 pub use audit_page::{Weak, audit_page};
 pub use auditor::{Auditor, Found, Stage};
+pub use chart::{Cloud, over_epochs, scatter};
 pub use diagnosis::{diagnoses, diagnosis};
 pub use error::AuditError;
 pub use evaluation::{Evaluation, evaluate, wilson};
