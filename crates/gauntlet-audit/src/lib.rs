@@ -4,6 +4,7 @@ mod audit;
 mod audit_page;
 mod auditor;
 mod certify;
+mod chart;
 mod classes;
 mod diagnosis;
 mod error;
@@ -33,6 +34,7 @@ pub use audit::{
 pub use audit_page::{Weak, audit_page};
 pub use auditor::{Auditor, Found, Stage};
 pub use certify::{AtRadius, Certificate, Certified, Certify, lower_bound, radius};
+pub use chart::{Cloud, over_epochs, scatter};
 pub use diagnosis::{diagnoses, diagnosis};
 pub use error::AuditError;
 pub use evaluation::{Evaluation, evaluate, wilson};

@@ -11,7 +11,7 @@ use crate::html::escape;
 
 /// Colours that stay apart for most kinds of colour vision, after Okabe & Ito (2008); the blue is lightened until it is as
 /// readable on black as on white.
-const COLOURS: [RGBColor; 6] = [
+pub(crate) const COLOURS: [RGBColor; 6] = [
     RGBColor(30, 130, 200),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
@@ -20,7 +20,7 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(86, 180, 233),
 ];
 
-const FONT: &str = "system-ui, sans-serif";
+pub(crate) const FONT: &str = "system-ui, sans-serif";
 const SIZE: (u32, u32) = (600, 300);
 /// Curves of more points are drawn without markers.
 const MARKED: usize = 60;
@@ -85,7 +85,7 @@ pub(crate) fn robustness(norm: &str, points: &[(f64, f64, [f64; 2])]) -> String 
 }
 
 /// The points that can be drawn.
-fn points(curve: &Curve) -> impl Iterator<Item = (f64, f64)> + Clone {
+pub(crate) fn points(curve: &Curve) -> impl Iterator<Item = (f64, f64)> + Clone {
     let finite = |point: &(f64, f64)| point.0.is_finite() && point.1.is_finite();
     curve.points.iter().copied().filter(finite)
 }
@@ -146,7 +146,7 @@ impl Look {
     }
 }
 
-type Failed = DrawingAreaErrorKind<std::io::Error>;
+pub(crate) type Failed = DrawingAreaErrorKind<std::io::Error>;
 
 /// What is drawn.
 struct Plot<'a> {
@@ -241,9 +241,9 @@ impl Plot<'_> {
 }
 
 /// An axis that writes shares as percent.
-struct Labelled {
-    range: RangedCoordf64,
-    share: bool,
+pub(crate) struct Labelled {
+    pub(crate) range: RangedCoordf64,
+    pub(crate) share: bool,
 }
 
 impl Ranged for Labelled {
@@ -274,7 +274,7 @@ impl ValueFormatter<f64> for Labelled {
 }
 
 /// A number with three decimals, or three digits and an exponent, without needless zeros.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     let trimmed = |text: &str| text.trim_end_matches('0').trim_end_matches('.').to_owned();
     let size = value.abs();
     if size < 1e-12 {

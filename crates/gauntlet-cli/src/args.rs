@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::builder::TypedValueParser;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use gauntlet_attacks::Budget;
 use gauntlet_audit::SuiteName;
@@ -49,6 +49,9 @@ pub(crate) enum Command {
     Train(Train),
     Resume(Resume),
     Audit(Box<Audit>),
+    /// Experiments: many runs from one file, judged alike, with tables, plots and a document of what came out.
+    #[command(subcommand)]
+    Experiment(Experiment),
     /// Data sets: what there is, getting it, looking at it.
     #[command(subcommand)]
     Data(Data),
@@ -322,6 +325,101 @@ pub(crate) struct Sets {
     /// A value over that of the config: `train.epochs=3`, `threat.eps=8/255`, `data.augment=["crop"]`. May be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) sets: Vec<Set>,
+}
+
+/// Commands on experiments.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Experiment {
+    Run(ExperimentRun),
+    /// Show how far each run is.
+    #[command(
+        after_help = "Example:\n  gauntlet experiment status experiments/digits-methods/experiment.toml"
+    )]
+    Status {
+        #[command(flatten)]
+        place: ExperimentPlace,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Write tables, plots and RESULTS.md anew from the files of the runs.
+    #[command(
+        after_help = "Example:\n  gauntlet experiment results experiments/digits-methods/experiment.toml\n\n\
+        What stands in RESULTS.md after the line `<!-- notes -->` is kept."
+    )]
+    Results {
+        #[command(flatten)]
+        place: ExperimentPlace,
+        /// The document. [default: RESULTS.md beside the experiment]
+        #[arg(long, value_name = "FILE")]
+        results: Option<PathBuf>,
+    },
+    /// Do one run: what a task of a Slurm array job calls.
+    #[command(
+        after_help = "Example:\n  gauntlet experiment task experiments/digits-methods/experiment.toml pgd-s0"
+    )]
+    Task {
+        #[command(flatten)]
+        place: ExperimentPlace,
+        /// Its name, or its place in the matrix, from 0.
+        run: String,
+        /// Where to compute: auto, cpu, vulkan[:N] or cuda[:N]; over the config's `device`.
+        #[arg(long, value_name = "DEVICE")]
+        device: Option<Spec>,
+    },
+}
+
+/// Do all runs of an experiment and judge them; what is done already is not done again.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    gauntlet experiment run experiments/digits-methods/experiment.toml\n  \
+    gauntlet experiment run experiments/digits-methods/experiment.toml --jobs 2\n  \
+    gauntlet experiment run FILE --jobs 2 --device cuda:0 --device cuda:1\n  \
+    gauntlet experiment run FILE --engine slurm --sbatch partition=gpu --sbatch time=04:00:00\n\n\
+    Each run is a folder like that of any run, in runs/NAME. Ctrl-C lets the runs save first; the same\n\
+    command goes on. At the end a table is printed, and RESULTS.md is written beside the experiment.")]
+pub(crate) struct ExperimentRun {
+    #[command(flatten)]
+    pub(crate) place: ExperimentPlace,
+    /// So many runs at a time; on the CPU they share its threads. With Slurm: at most so many tasks at a time. [default: 1;
+    /// with Slurm: as many as it likes]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096).map(|n| n as usize))]
+    pub(crate) jobs: Option<usize>,
+    /// Where to compute: auto, cpu, vulkan[:N] or cuda[:N]; over the configs' `device`. Given several times, the runs at a time
+    /// take turns.
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) device: Vec<Spec>,
+    /// Check everything, then print the runs, or the job script, in place of doing them.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// The document. [default: RESULTS.md beside the experiment]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) results: Option<PathBuf>,
+    /// Who does the runs.
+    #[arg(long, value_enum, default_value_t, value_name = "ENGINE")]
+    pub(crate) engine: Engine,
+    /// An option of `sbatch`, such as partition=gpu; over those of the experiment. May be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) sbatch: Vec<Set>,
+}
+
+/// Which experiment, and where its runs are.
+#[derive(Debug, Args)]
+pub(crate) struct ExperimentPlace {
+    /// The experiment's TOML file.
+    pub(crate) file: PathBuf,
+    /// Folder of the runs. [default: runs/NAME, NAME from the experiment]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+/// Who does the runs of an experiment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Engine {
+    /// This machine.
+    #[default]
+    Local,
+    /// A Slurm cluster: an array job with one task a run.
+    Slurm,
 }
 
 /// Commands on data sets.

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train(args, cli.quiet),
         Command::Resume(args) => commands::resume(args, cli.quiet),
         Command::Audit(args) => commands::audit(*args, cli.quiet),
+        Command::Experiment(command) => commands::experiment(command, cli.quiet),
         Command::Data(command) => commands::data(command, cli.quiet),
         Command::Model(command) => commands::model(command),
         Command::Runs(command) => commands::runs(command),

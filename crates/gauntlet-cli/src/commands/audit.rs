@@ -535,7 +535,7 @@ fn is_npz(path: &Path) -> bool {
 }
 
 /// A budget that takes in more than an image has.
-fn too_large(budget: &Budget, [_, height, width]: [usize; 3]) -> Result<(), Failure> {
+pub(crate) fn too_large(budget: &Budget, [_, height, width]: [usize; 3]) -> Result<(), Failure> {
     let too_large = match budget {
         Budget::Patch(patch) => patch.side > height.min(width),
         Budget::Norm(threat) if threat.norm == Norm::L0 => {

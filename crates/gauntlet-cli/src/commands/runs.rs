@@ -307,7 +307,7 @@ fn compare(runs: &[PathBuf], json: bool) -> Result<(), Failure> {
 }
 
 /// `train.epochs` to `3`, for every value of a plan.
-fn flat(plan: &Plan) -> BTreeMap<String, String> {
+pub(super) fn flat(plan: &Plan) -> BTreeMap<String, String> {
     fn walk(value: &toml::Value, path: String, flat: &mut BTreeMap<String, String>) {
         match value {
             toml::Value::Table(table) => {

@@ -3,6 +3,7 @@
 
 mod audit_plan;
 mod check;
+mod experiment;
 mod schema;
 mod sets;
 mod source;
@@ -23,6 +24,7 @@ use check::{Problem, Shape};
 use source::Source;
 
 pub(crate) use audit_plan::PlanFile;
+pub(crate) use experiment::{Anchor, Cost, ExperimentFile, Method};
 pub(crate) use schema::{audit_schema, schema};
 pub(crate) use sets::Set;
 pub(crate) use words::nearest;
@@ -98,20 +100,26 @@ pub(crate) fn change(plan: &Plan, path: &Path, sets: &[Set]) -> Result<Config, F
 }
 
 fn parse(path: &Path, text: String, sets: &[Set]) -> Result<Config, Failure> {
-    let (source, mut table) = Source::parse(path, text).map_err(Failure::request)?;
+    let name = path.display().to_string();
+    problems_of(path, text, sets).map_err(|told| summary(&told, &name))
+}
+
+/// A config, or what is wrong with it, a text a problem.
+fn problems_of(path: &Path, text: String, sets: &[Set]) -> Result<Config, Vec<String>> {
+    let (source, mut table) = Source::parse(path, text).map_err(|problem| vec![problem])?;
     let origin = Origin {
         source,
         sets: sets.to_vec(),
     };
     for set in sets {
         set.apply(&mut table, schema::is_text(&set.path))
-            .map_err(|problem| Failure::request(format!("{}: {problem}", set.argument())))?;
+            .map_err(|problem| vec![set.tell(&problem)])?;
     }
     if audit_plan::is_plan(&table) {
         let name = &origin.source.name;
-        return Err(Failure::request(format!(
+        return Err(vec![format!(
             "{name} is no config but a plan of an audit\n\nhint: `gauntlet audit RUN --plan {name}`"
-        )));
+        )]);
     }
     let shape = Shape {
         schema: schema(),
@@ -119,14 +127,33 @@ fn parse(path: &Path, text: String, sets: &[Set]) -> Result<Config, Failure> {
     };
     let problems = check::problems(shape, &table);
     if !problems.is_empty() {
-        return Err(origin.report(&problems));
+        return Err(origin.told(&problems));
     }
     let plan = origin.plan(table)?;
-    plan.check().map_err(|error| origin.plan_error(&error))?;
+    plan.check()
+        .map_err(|error| origin.told(&of_plan(&error)))?;
     let plan = plan.resolved();
     let config = Config { plan, origin };
-    config.device()?;
+    if let Err(problem) = config.plan.device.parse::<Spec>() {
+        return Err(config.origin.told(&[Problem::value("device", problem)]));
+    }
     Ok(config)
+}
+
+/// All that is wrong with a file, as one message.
+fn summary(told: &[String], name: &str) -> Failure {
+    let summary = match told.len() {
+        1 => String::new(),
+        several => format!("\n\n{several} problems in {name}"),
+    };
+    Failure::request(format!("{}{summary}", told.join("\n\n")))
+}
+
+fn of_plan(error: &PlanError) -> Vec<Problem> {
+    let problems = error.problems.iter();
+    problems
+        .map(|(key, problem)| checked(key, problem))
+        .collect()
 }
 
 impl Config {
@@ -142,7 +169,7 @@ impl Config {
     /// `error`, with the line of the config that caused it where one did.
     pub(crate) fn explain(&self, error: impl Into<TrainError>) -> Failure {
         let (key, problem) = match error.into() {
-            TrainError::Plan(error) => return self.origin.plan_error(&error),
+            TrainError::Plan(error) => return self.origin.report(&of_plan(&error)),
             TrainError::Data(DataError::Config { key, problem }) => {
                 (format!("data.{key}"), problem)
             }
@@ -160,7 +187,7 @@ impl Config {
 }
 
 impl Origin {
-    fn plan(&self, table: Table) -> Result<Plan, Failure> {
+    fn plan(&self, table: Table) -> Result<Plan, Vec<String>> {
         // What the schema cannot say (`eps = "8/0"`) is found one table after another, so that the table can be named.
         let whole = match Plan::deserialize(table.clone()) {
             Ok(plan) => return Ok(plan),
@@ -168,19 +195,15 @@ impl Origin {
         };
         let text = whole.message().trim().to_owned();
         let path = blame(&table, &text);
-        Err(self.report(&[Problem::value(&path, text)]))
-    }
-
-    fn plan_error(&self, error: &PlanError) -> Failure {
-        let problems: Vec<_> = error
-            .problems
-            .iter()
-            .map(|(key, problem)| checked(key, problem))
-            .collect();
-        self.report(&problems)
+        Err(self.told(&[Problem::value(&path, text)]))
     }
 
     fn report(&self, problems: &[Problem]) -> Failure {
+        summary(&self.told(problems), &self.source.name)
+    }
+
+    /// Each problem with its place, in the order of the file.
+    fn told(&self, problems: &[Problem]) -> Vec<String> {
         let mut problems: Vec<_> = problems.iter().collect();
         problems.sort_by_key(|problem| {
             (
@@ -188,12 +211,7 @@ impl Origin {
                 self.source.position(&problem.path),
             )
         });
-        let told: Vec<_> = problems.iter().map(|problem| self.tell(problem)).collect();
-        let summary = match problems.len() {
-            1 => String::new(),
-            several => format!("\n\n{several} problems in {}", self.source.name),
-        };
-        Failure::request(format!("{}{summary}", told.join("\n\n")))
+        problems.iter().map(|problem| self.tell(problem)).collect()
     }
 
     /// The `--set` that made a problem.
@@ -203,7 +221,7 @@ impl Origin {
 
     fn tell(&self, problem: &Problem) -> String {
         let text = match self.set(problem) {
-            Some(set) => format!("{}: {}", set.argument(), problem.text),
+            Some(set) => set.tell(&problem.text),
             None => self
                 .source
                 .locate(&problem.path, problem.part, &problem.text),

@@ -11,6 +11,17 @@ pub(crate) struct Set {
     pub(crate) path: String,
     /// The value as it was typed.
     pub(crate) text: String,
+    /// Where it stands, if it was not typed but is in a file.
+    pub(crate) place: Option<Shown>,
+}
+
+/// A place in a file, for people.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Shown {
+    /// `experiment.toml:3:1`
+    pub(crate) at: String,
+    /// The line, with marks under what is meant.
+    pub(crate) frame: String,
 }
 
 impl FromStr for Set {
@@ -29,6 +40,7 @@ impl FromStr for Set {
         Ok(Self {
             path,
             text: text.trim().to_owned(),
+            place: None,
         })
     }
 }
@@ -37,6 +49,14 @@ impl Set {
     /// The argument as it was typed.
     pub(crate) fn argument(&self) -> String {
         format!("--set {}={}", self.path, self.text)
+    }
+
+    /// `problem` with what caused it: the argument, or the line of the file.
+    pub(super) fn tell(&self, problem: &str) -> String {
+        match &self.place {
+            Some(Shown { at, frame }) => format!("{at}: {problem}\n{frame}"),
+            None => format!("{}: {problem}", self.argument()),
+        }
     }
 
     /// Whether `path` is what this sets, or within it.
