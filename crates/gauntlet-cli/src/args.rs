@@ -145,6 +145,9 @@ pub(crate) struct Audit {
     /// .npy. [default: that of the run]
     #[arg(long, value_name = "DATA")]
     pub(crate) data: Option<DataName>,
+    /// Attack the images that the run held out of training, not its test images: to choose between configs by.
+    #[arg(long, conflicts_with = "data")]
+    pub(crate) validation: bool,
     /// The labels, where `--data` is an .npy of images.
     #[arg(long, value_name = "FILE", requires = "data")]
     pub(crate) labels: Option<PathBuf>,

@@ -623,6 +623,7 @@ fn test_data(
     let data = match (&args.data, run) {
         (Some(args::DataName::Files(path)), _) => user_data(path, args, run)?,
         (Some(args::DataName::Known(source)), _) => known_data(&DataConfig::of(*source), 0)?,
+        (None, Some(plan)) if args.validation => held_out(plan)?,
         (None, Some(plan)) => known_data(&plan.data, plan.seed)?,
         (None, None) => {
             return Err(Failure::request(
@@ -678,6 +679,17 @@ fn named_as(mut data: Dataset, classes: &[String]) -> Result<Dataset, String> {
 
 fn known_data(config: &DataConfig, seed: u64) -> Result<Dataset, Failure> {
     Ok(gauntlet_data::load(config, &fetch::default_root(), seed)?.test)
+}
+
+/// The images that a run held out of training.
+fn held_out(plan: &Plan) -> Result<Dataset, Failure> {
+    let splits = gauntlet_data::load(&plan.data, &fetch::default_root(), plan.seed)?;
+    if splits.validation.is_empty() {
+        return Err(Failure::request(
+            "`--validation`: the run held no images out of training (`data.validation = 0`)",
+        ));
+    }
+    Ok(splits.validation)
 }
 
 /// The training part of the data, for what is found on other images than those of the audit.
