@@ -290,6 +290,24 @@ fn everything_wrong_is_told_at_once_before_anything_runs() {
 }
 
 #[test]
+fn every_experiment_that_comes_with_the_program_is_sound() {
+    let place = Place::new();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../experiments");
+    let mut found = 0;
+    for folder in fs::read_dir(root).unwrap() {
+        let file = folder.unwrap().path().join("experiment.toml");
+        if file.exists() {
+            found += 1;
+            let line = format!("experiment status {} --json", file.display());
+            let told = place.line(&line).done();
+            let status: Value = serde_json::from_str(&told.stdout).unwrap();
+            assert!(!status["runs"].as_array().unwrap().is_empty(), "{line}");
+        }
+    }
+    assert!(found >= 1);
+}
+
+#[test]
 fn a_killed_experiment_goes_on_and_does_nothing_twice() {
     let place = place();
     // The first run is short, those after it are not.
@@ -536,8 +554,8 @@ fn slurm_gets_an_array_of_what_is_open_and_its_tasks_requeue_themselves() {
 
     let told = place.line("experiment run experiment.toml --sbatch time=1");
     told.refused(&["`--sbatch time=1` is for `--engine slurm`"]);
-    run(&format!("{submit} --sbatch array=1 --sbatch --x=1"))
-        .refused(&["`array` is set by", "`--x` is no option"]);
+    run(&format!("{submit} --sbatch array=1 --sbatch X=1"))
+        .refused(&["`array` is set by", "`X` is no option"]);
     let none = place
         .command(&submit.split(' ').collect::<Vec<_>>())
         .env("PATH", place.path("none"))
