@@ -302,7 +302,7 @@ fn tidy(path: &Path) -> PathBuf {
             (Component::ParentDir, Some(Component::Normal(_))) if !tidy.is_symlink() => {
                 tidy.pop();
             }
-            (Component::CurDir, Some(_)) => {}
+            (Component::CurDir, _) => {}
             _ => tidy.push(part),
         }
     }

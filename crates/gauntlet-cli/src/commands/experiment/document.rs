@@ -239,6 +239,11 @@ fn protocol(matrix: &Matrix, results: &Results) -> Vec<String> {
         }
     });
     lines.extend(distinct(devices).map(|device| format!("Device: {device}.")));
+    let sharing = results.judged().filter(|(run, _)| run.shared_by > 1);
+    let sharing = sharing.map(|(run, _)| format!("{} runs at a time shared it", run.shared_by));
+    lines.extend(distinct(sharing).map(|text| {
+        format!("{text}: each took longer than alone, and is charged its part of the device.")
+    }));
     let versions = results.judged().map(|(_, audit)| audit.version.clone());
     lines.extend(distinct(versions).map(|version| format!("gauntlet {version}.")));
     let spent: f64 = results.runs.iter().filter_map(|run| run.device_hours).sum();

@@ -58,6 +58,8 @@ pub(crate) struct Measured {
     pub(crate) audit_seconds: Option<f64>,
     /// Time of training and audit, over the number of runs that shared the device.
     pub(crate) device_hours: Option<f64>,
+    /// How many runs shared the device at a time.
+    pub(crate) shared_by: usize,
     pub(crate) audit: Option<Audit>,
     /// `environment.json`
     #[serde(skip)]
@@ -110,6 +112,7 @@ impl Measured {
             train_seconds,
             audit_seconds,
             device_hours: seconds.map(|seconds| seconds / 3600.0 / shared_by as f64),
+            shared_by,
             audit,
             environment: json("environment.json").unwrap_or_default(),
             records: folder.records(),
@@ -200,7 +203,7 @@ impl Results {
             ),
             (
                 "validation-attacked",
-                "under attack",
+                "validation accuracy under attack",
                 "Accuracy on validation images under attack",
             ),
         ];

@@ -105,19 +105,27 @@ impl Submission<'_> {
         }
         let _ = write!(
             text,
-            ")\ncd {} || exit 2\n{setup}\n\
-             # In the background: only then the shell hears a signal while the run goes on.\n\
-             {} experiment task {} \"${{runs[$SLURM_ARRAY_TASK_ID]}}\" --out {}{device} &\n\
-             task=$!\n\
-             trap 'kill -TERM \"$task\" 2>/dev/null' TERM\n\
-             wait \"$task\"; status=$?\n\
-             # A signal ends the waiting, not the task, which is saving.\n\
-             while kill -0 \"$task\" 2>/dev/null; do wait \"$task\"; status=$?; done\n\
+            ")\ncd {} || exit 2\n\
+             # Slurm's wish to stop is handed on to the run.\n\
+             task= stop=\n\
+             trap 'stop=yes; [ -n \"$task\" ] && kill -TERM \"$task\" 2>/dev/null' TERM\n{setup}\n\
+             status=143\n\
+             if [ -z \"$stop\" ]; then\n    \
+                 # In the background: only then the shell hears a signal while the run goes on.\n    \
+                 {} experiment task {} \"${{runs[$SLURM_ARRAY_TASK_ID]}}\" --out {}{device} &\n    \
+                 task=$!\n    \
+                 wait \"$task\"; status=$?\n    \
+                 # A signal ends the waiting, not the task, which is saving.\n    \
+                 while kill -0 \"$task\" 2>/dev/null; do wait \"$task\"; status=$?; done\n\
+             fi\n\
              \n\
-             # Saved after being asked to stop: the run goes on in another slot of time. Not if a person cancelled the job.\n\
+             # Stopped (130: saved; 143: before it had begun): the run goes on in another slot of time, unless a person cancelled\n\
+             # the job.\n\
              job=\"${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID\"\n\
-             if [ \"$status\" -eq 130 ] && [ \"$(squeue -h -j \"$job\" -o %T)\" = RUNNING ]; then\n    \
-                 scontrol requeue \"$job\"\nfi\nexit \"$status\"\n",
+             if [ \"$status\" -eq 130 ] || [ \"$status\" -eq 143 ]; then\n    \
+                 [ \"$(squeue -h -j \"$job\" -o %T)\" = RUNNING ] && scontrol requeue \"$job\"\n\
+             fi\n\
+             exit \"$status\"\n",
             quoted(&here),
             quoted(&program),
             quoted(&file),
