@@ -26,6 +26,7 @@ fn help_is_complete_and_fast() {
         "model",
         "runs",
         "config",
+        "bench",
         "devices",
         "completions",
     ] {
@@ -633,4 +634,80 @@ fn an_interrupted_training_is_saved_and_goes_on() {
     let environment: Value =
         serde_json::from_slice(&fs::read(run.join("environment.json")).unwrap()).unwrap();
     assert_eq!(environment["sessions"].as_array().map(Vec::len), Some(2));
+}
+
+/// Nothing here looks at a time: that everything runs, and that what other programs read is there.
+#[test]
+fn speed_is_measured_written_and_compared() {
+    let place = Place::new();
+    let ended = place
+        .line("bench kernels --quick --device cpu --json kernels.json")
+        .done();
+    assert!(
+        ended.stdout.starts_with("| what ") && ended.stdout.contains("matrix product"),
+        "{}",
+        ended.stdout
+    );
+    let text = fs::read_to_string(place.path("kernels.json")).unwrap();
+    let report: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(report["schema"], 1);
+    let entries = report["entries"].as_array().unwrap();
+    let has = |name: &str| {
+        let mut names = entries.iter().map(|entry| entry["name"].as_str().unwrap());
+        names.any(|found| found.starts_with(&format!("kernels/{name}/")))
+    };
+    for name in [
+        "linf-step",
+        "l2-step",
+        "l1-step",
+        "l1-projection",
+        "l2-norms",
+        "philox-uniform",
+        "margin-gradient",
+        "crop-flip",
+        "conv",
+        "conv+input-gradient",
+        "conv+weight-gradient",
+    ] {
+        assert!(has(name), "{name}\n{text}");
+    }
+    for entry in entries {
+        for key in [
+            "batch",
+            "median_s",
+            "spread_s",
+            "images_per_s",
+            "bound_share",
+        ] {
+            assert!(entry[key].is_number(), "{key}\n{entry}");
+        }
+    }
+
+    // Against itself every ratio is 1.
+    place
+        .line("bench compare kernels.json kernels.json --require ratio>=1")
+        .done();
+    let missed = place.line("bench compare kernels.json kernels.json --require linf>=1.5");
+    assert_eq!(missed.status, 3, "{}", missed.stderr);
+    assert!(
+        missed.stderr.contains("is less than 1.5"),
+        "{}",
+        missed.stderr
+    );
+    place
+        .line("bench kernels --quick --device cpu --filter nothing-like-it")
+        .refused(&["--filter"]);
+    place
+        .line("bench compare kernels.json small.toml")
+        .refused(&["small.toml", "--json"]);
+
+    let ended = place
+        .line("bench train --quick --device cpu --threads 1 --model mnist-cnn --objective standard --objective pgd-1 --batch 4 --steps 2 --warmup 0 --json -")
+        .done();
+    let report: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(report["threads"], 1);
+    assert_eq!(report["entries"][1]["name"], "train/pgd-1/mnist-cnn");
+    place
+        .line("bench train --objective pgd-0")
+        .refused(&["pgd-0", "pgd-STEPS"]);
 }

@@ -11,7 +11,7 @@ use gauntlet_audit::SuiteName;
 use gauntlet_data::Source;
 use gauntlet_models::{Activation, Arch};
 
-use crate::commands::Subject;
+use crate::commands::{BenchGate, BenchModel, BenchObjective, Subject, bench_gate};
 use crate::config::Set;
 use crate::devices::{Backend, Spec};
 
@@ -64,6 +64,9 @@ pub(crate) enum Command {
     /// Config files: check them, see every default, get their JSON Schema.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Speed: how fast this machine trains, what bounds it, and how that compares.
+    #[command(subcommand)]
+    Bench(Bench),
     Devices(Devices),
     Completions(Completions),
     /// Lists the devices of a backend as JSON; for `gauntlet` itself.
@@ -546,6 +549,104 @@ pub(crate) enum ConfigCommand {
         #[arg(long)]
         audit: bool,
     },
+}
+
+/// Measurements of speed.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    Kernels(BenchKernels),
+    Train(BenchTrain),
+    Compare(BenchCompare),
+}
+
+/// Time every kernel, and hold it against the machine's ceilings.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    gauntlet bench kernels\n  \
+    gauntlet bench kernels --device cpu --device vulkan:0 --json kernels.json\n  \
+    gauntlet bench kernels --filter conv --filter linf-step --compare kernels.json\n\n\
+    Ceilings, a copy and a matrix product, are measured in the same run. `plain / this` says how many times\n\
+    as long plain tensor operations take, in turns with the kernel.")]
+pub(crate) struct BenchKernels {
+    /// Where to compute: cpu, vulkan[:N] or cuda[:N]; may be repeated. [default: the CPU and every real GPU]
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) device: Vec<Spec>,
+    /// Only kernels with this in their name; may be repeated.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) filter: Vec<String>,
+    /// Tiny sizes, a few repeats: to see that everything runs.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    #[command(flatten)]
+    pub(crate) output: BenchOutput,
+}
+
+/// Time whole training steps, in images a second.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    gauntlet bench train --threads 2\n  \
+    gauntlet bench train --model preact-resnet18 --objective pgd-10 --batch 64\n  \
+    gauntlet bench train --json ours.json --compare torch.json --require 'ratio>=1.0'\n\n\
+    `scripts/peers/torch_train.py` measures the same in PyTorch. The bound is the arithmetic of a step (forward\n\
+    1, backward 1 for the input and 1 for the weights) at the rate of a large matrix product.")]
+pub(crate) struct BenchTrain {
+    /// Where to compute: cpu, vulkan[:N] or cuda[:N]; may be repeated. [default: the CPU and every real GPU]
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) device: Vec<Spec>,
+    /// Networks; may be repeated.
+    #[arg(long, value_name = "NAME", value_enum, default_values = ["lenet-madry", "mnist-cnn", "preact-resnet18"])]
+    pub(crate) model: Vec<BenchModel>,
+    /// standard, fgsm-rs, pgd-STEPS, trades-STEPS; may be repeated.
+    #[arg(long, value_name = "NAME", default_values = ["standard", "fgsm-rs", "pgd-10", "trades-10"])]
+    pub(crate) objective: Vec<BenchObjective>,
+    /// Images at a time. [default: 128; on the CPU 32 for preact-resnet18, 8 for wide-resnet-28-10]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..).map(|n| n as usize))]
+    pub(crate) batch: Option<usize>,
+    /// Steps that are timed.
+    #[arg(long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u64).range(1..).map(|n| n as usize))]
+    pub(crate) steps: usize,
+    /// Steps before those.
+    #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u64).range(0..).map(|n| n as usize))]
+    pub(crate) warmup: usize,
+    /// Measure the ceilings in a moment: to see that everything runs.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    #[command(flatten)]
+    pub(crate) output: BenchOutput,
+}
+
+/// Put two files of measurements side by side.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  gauntlet bench compare ours.json torch.json --require 'train/pgd-10>=1.0'"
+)]
+pub(crate) struct BenchCompare {
+    /// What `--json` wrote.
+    pub(crate) new: PathBuf,
+    /// What it is held against; of several entries of a name the fastest.
+    pub(crate) old: PathBuf,
+    /// Least ratio of old time to new, `ratio>=0.9` or of what has a text in its name, `pgd-10>=1.0`; may be repeated. Less
+    /// ends with exit status 3.
+    #[arg(long, value_name = "GATE", value_parser = bench_gate)]
+    pub(crate) require: Vec<BenchGate>,
+}
+
+/// What is done with measurements.
+#[derive(Debug, Args)]
+pub(crate) struct BenchOutput {
+    /// Threads of the CPU backend. [default: one a core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024).map(|n| n as usize))]
+    pub(crate) threads: Option<usize>,
+    /// Write the result as JSON to this file too; `-` prints it in place of the table.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Compare with what `--json` wrote before, or with a peer's file.
+    #[arg(long, value_name = "OLD.json")]
+    pub(crate) compare: Option<PathBuf>,
+    /// Least ratio of old time to new, `ratio>=0.9` or of what has a text in its name, `pgd-10>=1.0`; may be repeated. Less
+    /// ends with exit status 3.
+    #[arg(long, value_name = "GATE", value_parser = bench_gate, requires = "compare")]
+    pub(crate) require: Vec<BenchGate>,
 }
 
 /// List the devices of this machine, and why a backend is unavailable.

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         Command::Model(command) => commands::model(command),
         Command::Runs(command) => commands::runs(command),
         Command::Config(command) => commands::config(command),
+        Command::Bench(command) => commands::bench(command, cli.quiet),
         Command::Devices(args) => commands::devices(args),
         Command::Completions(args) => commands::completions(args),
         Command::Probe { backend, software } => {

@@ -4,10 +4,15 @@
 //! On that backend [`conv2d`] uses kernels of this crate (feature `flex`); on every other one, and for types other than
 //! `f32`, it is burn's own operation. Results agree to rounding.
 
-use burn::tensor::Tensor;
-use burn::tensor::module;
-use burn::tensor::ops::ConvOptions;
+use burn::tensor::activation::relu;
+use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
+use burn::tensor::{Tensor, module};
 
+#[cfg(feature = "flex")]
+use after::After;
+
+#[cfg(feature = "flex")]
+mod after;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "flex")]
@@ -32,15 +37,66 @@ pub fn conv2d(
     padding: [usize; 2],
 ) -> Tensor<4> {
     #[cfg(feature = "flex")]
-    if flex::takes(&x, &weight, stride, padding) {
-        return flex::conv2d(x, weight, bias, stride, padding);
+    if flex::takes(&x, &weight, stride, padding, After::Nothing) {
+        return flex::conv2d(x, weight, bias, stride, padding, After::Nothing);
     }
-    module::conv2d(
-        x,
-        weight,
-        bias,
-        ConvOptions::new(stride, padding, [1, 1], 1),
-    )
+    plain(x, weight, bias, stride, padding)
+}
+
+/// [`conv2d`], and `max(y, 0)`.
+///
+/// On the CPU backend both are one pass over memory, in either direction; elsewhere they are two operations.
+///
+/// # Shapes
+/// Those of [`conv2d`].
+pub fn conv2d_relu(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    stride: [usize; 2],
+    padding: [usize; 2],
+) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if flex::takes(&x, &weight, stride, padding, After::Relu) {
+        return flex::conv2d(x, weight, bias, stride, padding, After::Relu);
+    }
+    relu(plain(x, weight, bias, stride, padding))
+}
+
+/// [`conv2d_relu`], and the largest of each two by two; a last odd row or column is left out.
+///
+/// On the CPU backend all are one pass over memory, in either direction; elsewhere they are three operations. Where several are
+/// largest, the gradient goes to the first.
+///
+/// # Shapes
+/// Those of [`conv2d`], with half the height and width in the result.
+pub fn conv2d_relu_pool(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    stride: [usize; 2],
+    padding: [usize; 2],
+) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if flex::takes(&x, &weight, stride, padding, After::ReluPool) {
+        return flex::conv2d(x, weight, bias, stride, padding, After::ReluPool);
+    }
+    pool(relu(plain(x, weight, bias, stride, padding)))
+}
+
+fn pool(y: Tensor<4>) -> Tensor<4> {
+    module::max_pool2d(y, MaxPoolOptions::new([2, 2]))
+}
+
+fn plain(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    stride: [usize; 2],
+    padding: [usize; 2],
+) -> Tensor<4> {
+    let options = ConvOptions::new(stride, padding, [1, 1], 1);
+    module::conv2d(x, weight, bias, options)
 }
 
 #[cfg(all(test, feature = "flex"))]
@@ -92,7 +148,13 @@ mod tests {
         }
 
         fn ours(&self, x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
-            assert!(flex::takes(&x, &weight, self.stride, self.padding));
+            assert!(flex::takes(
+                &x,
+                &weight,
+                self.stride,
+                self.padding,
+                After::Nothing
+            ));
             conv2d(x, weight, bias, self.stride, self.padding)
         }
 
@@ -167,6 +229,85 @@ mod tests {
             assert_close(ours.2, burns.2, "weight gradient", case);
             assert_close(ours.3, burns.3, "bias gradient", case);
         }
+    }
+
+    type Convolution =
+        fn(Tensor<4>, Tensor<4>, Option<Tensor<1>>, [usize; 2], [usize; 2]) -> Tensor<4>;
+
+    /// The fused ways and what they stand for: result and gradients, at odd sizes, and batches that fill no block.
+    #[test]
+    fn what_follows_is_that_of_burn() {
+        let pooled: Convolution = conv2d_relu_pool;
+        for case in cases() {
+            for (fused, pools) in [(conv2d_relu as Convolution, false), (pooled, true)] {
+                let out = [0, 1].map(|d| {
+                    (case.size[d] + 2 * case.padding[d] - case.kernel[d]) / case.stride[d] + 1
+                });
+                if pools && out.contains(&1) {
+                    continue;
+                }
+                let (x, weight) = (case.x(), case.weight());
+                let bias = random([case.channels[1]]);
+                let [ours, burns] = [true, false].map(|ours| {
+                    let x = x.clone().autodiff().require_grad();
+                    let weight = weight.clone().autodiff().require_grad();
+                    let bias = bias.clone().autodiff().require_grad();
+                    let given = (x.clone(), weight.clone(), Some(bias.clone()));
+                    let y = match ours {
+                        true => fused(given.0, given.1, given.2, case.stride, case.padding),
+                        false => {
+                            let y = relu(case.burns(given.0, given.1, given.2));
+                            if pools { pool(y) } else { y }
+                        }
+                    };
+                    // Another gradient for each value.
+                    let dy = (y.clone().inner() * 3.0).cos().autodiff();
+                    let grads = (y.clone() * dy).sum().backward();
+                    let [dx, dw] = [x, weight].map(|t| t.grad(&grads).unwrap());
+                    (y.inner(), dx, dw, bias.grad(&grads).unwrap())
+                });
+                assert_close(ours.0, burns.0, "result", case);
+                assert_close(ours.1, burns.1, "input gradient", case);
+                assert_close(ours.2, burns.2, "weight gradient", case);
+                assert_close(ours.3, burns.3, "bias gradient", case);
+            }
+        }
+    }
+
+    #[test]
+    fn equals_share_no_gradient_and_what_is_no_number_is_passed_on() {
+        let device = Device::flex();
+        let x = Tensor::<1>::from_floats(
+            [
+                2.0,
+                2.0,
+                -1.0,
+                -2.0,
+                2.0,
+                1.0,
+                -3.0,
+                -4.0,
+                0.0,
+                0.0,
+                f32::NAN,
+                5.0,
+                0.0,
+                0.0,
+                1.0,
+                7.0,
+            ],
+            &device,
+        );
+        let x = x.reshape([1, 1, 4, 4]).autodiff().require_grad();
+        let one = Tensor::<4>::ones([1, 1, 1, 1], &device);
+        let y = conv2d_relu_pool(x.clone(), one, None, [1, 1], [0, 0]);
+        let values: Vec<f32> = y.clone().inner().try_into_vec_as().unwrap();
+        assert_eq!(values[..3], [2.0, 0.0, 0.0]);
+        assert!(values[3].is_nan());
+        let grads = y.sum().backward();
+        let dx: Vec<f32> = x.grad(&grads).unwrap().try_into_vec_as().unwrap();
+        let expected = [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0];
+        assert_eq!(dx[..11], expected);
     }
 
     #[test]
@@ -255,10 +396,16 @@ mod tests {
     #[test]
     fn what_the_kernels_do_not_take_is_left_to_burn() {
         let (x, weight) = (random([1, 2, 4, 4]), random([3, 2, 3, 3]));
-        assert!(flex::takes(&x, &weight, [1, 1], [0, 0]));
-        assert!(!flex::takes(&x, &random([3, 2, 5, 3]), [1, 1], [0, 0]));
-        assert!(!flex::takes(&x, &random([3, 1, 3, 3]), [1, 1], [0, 0]));
+        let takes = |x: &Tensor<4>, weight: &Tensor<4>, after| {
+            flex::takes(x, weight, [1, 1], [0, 0], after)
+        };
+        assert!(takes(&x, &weight, After::ReluPool));
+        assert!(!takes(&x, &random([3, 2, 5, 3]), After::Nothing));
+        assert!(!takes(&x, &random([3, 1, 3, 3]), After::Nothing));
+        // One row is no square.
+        assert!(takes(&x, &random([3, 2, 4, 3]), After::Relu));
+        assert!(!takes(&x, &random([3, 2, 4, 3]), After::ReluPool));
         let double = x.clone().cast(burn::tensor::DType::F64);
-        assert!(!flex::takes(&double, &weight, [1, 1], [0, 0]));
+        assert!(!takes(&double, &weight, After::Nothing));
     }
 }

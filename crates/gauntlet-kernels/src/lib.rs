@@ -8,7 +8,7 @@ pub mod host;
 pub mod noise;
 pub mod perturb;
 
-pub use conv::conv2d;
+pub use conv::{conv2d, conv2d_relu, conv2d_relu_pool};
 pub use noise::{NoiseKey, Stream};
 
 /// Whether tensors of `device` lie in the host's memory and are computed there (burn's `flex`), so that a round trip is a copy

@@ -5,7 +5,7 @@ use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
 use burn::tensor::Tensor;
 
 use crate::build::Builder;
-use crate::conv::convolve;
+use crate::conv::convolve_act_pool;
 use crate::{Activation, ModelError};
 
 /// 5×5×32 – pool – 5×5×64 – pool – fc 1024: the MNIST network of Madry et al. (2018).
@@ -38,8 +38,8 @@ impl LenetMadry {
     }
 
     pub(crate) fn features(&self, x: Tensor<4>, act: Activation) -> Tensor<2> {
-        let x = self.pool.forward(act.apply(convolve(&self.conv1, x)));
-        let x = self.pool.forward(act.apply(convolve(&self.conv2, x)));
+        let x = convolve_act_pool(&self.conv1, x, act, &self.pool);
+        let x = convolve_act_pool(&self.conv2, x, act, &self.pool);
         act.apply(self.fc1.forward(x.flatten(1, 3)))
     }
 

@@ -4,7 +4,7 @@ use burn::nn::conv::Conv2d;
 use burn::tensor::Tensor;
 
 use crate::build::Builder;
-use crate::conv::convolve;
+use crate::conv::convolve_act;
 use crate::{Activation, ModelError};
 
 /// 16 4×4/2 – 32 4×4/2 – fc 100: the network of Wong & Kolter (2018) that verifiers and fast adversarial training share;
@@ -36,8 +36,8 @@ impl MnistCnn {
     }
 
     pub(crate) fn features(&self, x: Tensor<4>, act: Activation) -> Tensor<2> {
-        let x = act.apply(convolve(&self.conv1, x));
-        let x = act.apply(convolve(&self.conv2, x));
+        let x = convolve_act(&self.conv1, x, act);
+        let x = convolve_act(&self.conv2, x, act);
         act.apply(self.fc1.forward(x.flatten(1, 3)))
     }
 

@@ -5,7 +5,7 @@ use burn::nn::{Dropout, DropoutConfig, Linear};
 use burn::tensor::Tensor;
 
 use crate::build::Builder;
-use crate::conv::convolve;
+use crate::conv::{convolve_act, convolve_act_pool};
 use crate::{Activation, ModelError};
 
 /// The small network of TRADES (Zhang et al. 2019): four unpadded 3×3 convolutions, fc 200 – dropout – fc 200;
@@ -54,12 +54,10 @@ impl SmallCnn {
     }
 
     pub(crate) fn features(&self, x: Tensor<4>, act: Activation) -> Tensor<2> {
-        let x = act.apply(convolve(&self.conv1, x));
-        let x = act.apply(convolve(&self.conv2, x));
-        let x = self.pool.forward(x);
-        let x = act.apply(convolve(&self.conv3, x));
-        let x = act.apply(convolve(&self.conv4, x));
-        let x = self.pool.forward(x).flatten(1, 3);
+        let x = convolve_act(&self.conv1, x, act);
+        let x = convolve_act_pool(&self.conv2, x, act, &self.pool);
+        let x = convolve_act(&self.conv3, x, act);
+        let x = convolve_act_pool(&self.conv4, x, act, &self.pool).flatten(1, 3);
         let x = self.dropout.forward(act.apply(self.fc1.forward(x)));
         act.apply(self.fc2.forward(x))
     }

@@ -1,6 +1,7 @@
 //! One file a command.
 
 mod audit;
+mod bench;
 mod completions;
 mod config;
 mod data;
@@ -14,6 +15,7 @@ mod subject;
 mod train;
 
 pub(crate) use audit::audit;
+pub(crate) use bench::{BenchGate, BenchModel, BenchObjective, bench, gate as bench_gate};
 pub(crate) use completions::completions;
 pub(crate) use config::config;
 pub(crate) use data::data;

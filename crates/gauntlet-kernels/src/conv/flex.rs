@@ -1,5 +1,7 @@
 //! [`lanes`](super::lanes) as an operation of burn's CPU backend, with its derivatives.
 
+use std::sync::Arc;
+
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -12,6 +14,7 @@ use burn::backend::{
 };
 use burn::tensor::{DType, Tensor, TensorData};
 
+use super::after::{After, Codes, Upstream};
 use super::lanes::{self, Geometry};
 
 /// Whether the kernels can do this: burn's CPU backend, `f32`, and something to compute.
@@ -20,6 +23,7 @@ pub(super) fn takes(
     weight: &Tensor<4>,
     stride: [usize; 2],
     padding: [usize; 2],
+    after: After,
 ) -> bool {
     let device = x.device().inner();
     let [x_shape, w_shape] = [x.dims(), weight.dims()];
@@ -33,6 +37,10 @@ pub(super) fn takes(
             .chain(&stride)
             .all(|&n| n > 0)
         && (0..2).all(|d| x_shape[2 + d] + 2 * padding[d] >= w_shape[2 + d])
+        && (0..2).all(|d| {
+            let length = (x_shape[2 + d] + 2 * padding[d] - w_shape[2 + d]) / stride[d] + 1;
+            after.size([length; 2])[0] > 0
+        })
 }
 
 pub(super) fn conv2d(
@@ -41,6 +49,7 @@ pub(super) fn conv2d(
     bias: Option<Tensor<1>>,
     stride: [usize; 2],
     padding: [usize; 2],
+    after: After,
 ) -> Tensor<4> {
     // An absent bias is a constant of zeros.
     let bias = bias.unwrap_or_else(|| Tensor::zeros([weight.dims()[0]], &x.device().inner()));
@@ -50,6 +59,7 @@ pub(super) fn conv2d(
         bias.into_dispatch(),
         stride,
         padding,
+        after,
     ))
 }
 
@@ -61,6 +71,7 @@ trait LaneConv: Backend {
         bias: FloatTensor<Self>,
         stride: [usize; 2],
         padding: [usize; 2],
+        after: After,
     ) -> FloatTensor<Self>;
 }
 
@@ -96,14 +107,25 @@ impl LaneConv for Flex {
         bias: Primitive,
         stride: [usize; 2],
         padding: [usize; 2],
+        after: After,
     ) -> Primitive {
-        let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
-        let bias = bias.to_contiguous();
         let g = geometry(&x, &weight, stride, padding);
-        let y = lanes::forward(x.storage(), weight.storage(), bias.storage(), g);
-        let [rows, columns] = g.output_size();
-        tensor(y, [x.shape()[0], g.outputs, rows, columns])
+        run(x, weight, bias, g, after).0
     }
+}
+
+fn run(
+    x: Primitive,
+    weight: Primitive,
+    bias: Primitive,
+    g: Geometry,
+    after: After,
+) -> (Primitive, Codes) {
+    let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
+    let bias = bias.to_contiguous();
+    let (y, codes) = lanes::forward(x.storage(), weight.storage(), bias.storage(), g, after);
+    let [rows, columns] = after.size(g.output_size());
+    (tensor(y, [x.shape()[0], g.outputs, rows, columns]), codes)
 }
 
 /// What the backward pass needs, and no more: `x` where a weight is tracked, the weight where `x` is.
@@ -113,6 +135,16 @@ struct State {
     geometry: Geometry,
     x: Option<NodeId>,
     weight: Option<NodeId>,
+    passed: Passed,
+}
+
+/// Which values went on.
+#[derive(Clone, Debug)]
+enum Passed {
+    All,
+    /// Those that are not zero here.
+    Positive(Primitive),
+    Coded(Arc<Codes>),
 }
 
 #[derive(Debug)]
@@ -127,20 +159,26 @@ impl Backward<Flex, 3> for LaneConvBackward {
             geometry: g,
             x,
             weight,
+            passed,
         } = ops.state;
         let [x_node, weight_node, bias_node] = ops.parents;
         let dy = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let dy = match &passed {
+            Passed::All => Upstream::Plain(dy.storage()),
+            Passed::Positive(y) => Upstream::Relu(dy.storage(), y.storage()),
+            Passed::Coded(codes) => Upstream::ReluPool(dy.storage(), codes),
+        };
         let mut kept = |id: NodeId| {
             let kept: Primitive = checkpointer.retrieve_node_output(id);
             kept.to_contiguous()
         };
         if let (Some(node), Some(weight)) = (x_node, weight.map(&mut kept)) {
-            let dx = lanes::input_gradient(dy.storage(), weight.storage(), g);
+            let dx = lanes::input_gradient(dy, images, weight.storage(), g);
             let shape = [images, g.inputs, g.size[0], g.size[1]];
             grads.register::<Flex>(node.id, tensor(dx, shape));
         }
         if let Some(x) = x.map(kept) {
-            let (dw, db) = lanes::weight_gradient(x.storage(), dy.storage(), g);
+            let (dw, db) = lanes::weight_gradient(x.storage(), dy, g);
             if let Some(node) = weight_node {
                 let shape = [g.outputs, g.inputs, g.kernel[0], g.kernel[1]];
                 grads.register::<Flex>(node.id, tensor(dw, shape));
@@ -159,10 +197,15 @@ impl<C: CheckpointStrategy> LaneConv for Autodiff<Flex, C> {
         bias: FloatTensor<Self>,
         stride: [usize; 2],
         padding: [usize; 2],
+        after: After,
     ) -> FloatTensor<Self> {
         let geometry = geometry(x.primitive(), weight.primitive(), stride, padding);
         let images = x.primitive().shape()[0];
         let nodes = [x.node(), weight.node(), bias.node()];
+        let primitives = |x: Tracked, weight: Tracked, bias: Tracked| {
+            let (x, weight) = (x.into_primitive(), weight.into_primitive());
+            run(x, weight, bias.into_primitive(), geometry, after)
+        };
         match LaneConvBackward
             .prepare::<C>(nodes)
             .compute_bound()
@@ -170,32 +213,23 @@ impl<C: CheckpointStrategy> LaneConv for Autodiff<Flex, C> {
         {
             OpsKind::Tracked(mut prep) => {
                 let weights = weight.is_tracked() || bias.is_tracked();
+                let kept_x = weights.then(|| prep.checkpoint(&x));
+                let kept_weight = x.is_tracked().then(|| prep.checkpoint(&weight));
+                let (y, codes) = primitives(x, weight, bias);
                 let state = State {
                     images,
                     geometry,
-                    x: weights.then(|| prep.checkpoint(&x)),
-                    weight: x.is_tracked().then(|| prep.checkpoint(&weight)),
+                    x: kept_x,
+                    weight: kept_weight,
+                    passed: match after {
+                        After::Nothing => Passed::All,
+                        After::Relu => Passed::Positive(y.clone()),
+                        After::ReluPool => Passed::Coded(Arc::new(codes)),
+                    },
                 };
-                prep.finish(state, run(x, weight, bias, stride, padding))
+                prep.finish(state, y)
             }
-            OpsKind::UnTracked(prep) => prep.finish(run(x, weight, bias, stride, padding)),
+            OpsKind::UnTracked(prep) => prep.finish(primitives(x, weight, bias).0),
         }
     }
-}
-
-fn run(
-    x: Tracked,
-    weight: Tracked,
-    bias: Tracked,
-    stride: [usize; 2],
-    padding: [usize; 2],
-) -> Primitive {
-    let bias = bias.into_primitive();
-    Flex::lane_conv2d(
-        x.into_primitive(),
-        weight.into_primitive(),
-        bias,
-        stride,
-        padding,
-    )
 }

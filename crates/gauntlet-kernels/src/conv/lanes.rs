@@ -12,8 +12,10 @@
 use macerator::{AutoArch, Scalar, Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::after::{self, After, Codes, Source, Upstream};
+
 /// One number of each image of a block.
-type Lanes<const L: usize> = [f32; L];
+pub(super) type Lanes<const L: usize> = [f32; L];
 
 /// Output channels computed together. Four by two columns are eight independent sums: enough to hide the latency of
 /// fused multiply-adds, few enough for the 16 registers of AVX2.
@@ -35,13 +37,15 @@ impl Geometry {
         [0, 1].map(|d| (self.size[d] + 2 * self.padding[d] - self.kernel[d]) / self.stride[d] + 1)
     }
 
-    /// Numbers of an image before and after.
-    fn lengths(&self) -> [usize; 2] {
-        let [rows, columns] = self.output_size();
-        [
-            self.inputs * self.size[0] * self.size[1],
-            self.outputs * rows * columns,
-        ]
+    /// Numbers of an image before.
+    fn input_len(&self) -> usize {
+        self.inputs * self.size[0] * self.size[1]
+    }
+
+    /// Numbers of an image after all.
+    pub(super) fn output_len(&self, after: After) -> usize {
+        let [rows, columns] = after.size(self.output_size());
+        self.outputs * rows * columns
     }
 
     fn taps(&self) -> usize {
@@ -71,26 +75,90 @@ impl Geometry {
     }
 }
 
-/// `y[o] = b[o] + sum_{c,k,l} w[o,c,k,l] x[c, s i + k - p, s j + l - p]` for each image.
-pub(super) fn forward(x: &[f32], w: &[f32], b: &[f32], g: Geometry) -> Vec<f32> {
-    Plan::forward(w, b, g).run(x)
+/// `y[o] = b[o] + sum_{c,k,l} w[o,c,k,l] x[c, s i + k - p, s j + l - p]` for each image, and what comes `after`.
+pub(super) fn forward(
+    x: &[f32],
+    w: &[f32],
+    b: &[f32],
+    g: Geometry,
+    after: After,
+) -> (Vec<f32>, Codes) {
+    let plan = Plan::forward(w, b, g);
+    let images = x.len() / plan.input.image_len();
+    let pooled = g.output_len(after);
+    let mut y = vec![0.0; images * pooled];
+    let coded = if after == After::ReluPool { pooled } else { 0 };
+    let mut codes = vec![[0; 4]; images.div_ceil(4) * coded];
+    let lanes = block_size(images, rayon::current_num_threads());
+    // Without codes there is nothing to cut, and a block has none.
+    let mut parts: Vec<&mut [[u8; 4]]> = codes.chunks_mut((lanes / 4 * coded).max(1)).collect();
+    parts.resize_with(images.div_ceil(lanes), Default::default);
+    y.par_chunks_mut(lanes * pooled)
+        .zip(x.par_chunks(lanes * plan.input.image_len()))
+        .zip(parts)
+        .for_each(|((y, x), codes)| {
+            let source = Source {
+                values: Upstream::Plain(x),
+                first: 0,
+                images: x.len() / plan.input.image_len(),
+            };
+            AutoArch::new().dispatch(Block {
+                plan: &plan,
+                source,
+                after,
+                to: y,
+                codes,
+            })
+        });
+    (y, codes)
 }
 
 /// The gradient by `x` of `sum(y * dy)`.
-pub(super) fn input_gradient(dy: &[f32], w: &[f32], g: Geometry) -> Vec<f32> {
-    Plan::input_gradient(w, g).run(dy)
+pub(super) fn input_gradient(dy: Upstream<'_>, images: usize, w: &[f32], g: Geometry) -> Vec<f32> {
+    let plan = Plan::input_gradient(w, g);
+    let mut dx = vec![0.0; images * plan.out_len()];
+    let lanes = block_size(images, rayon::current_num_threads());
+    dx.par_chunks_mut(lanes * plan.out_len())
+        .enumerate()
+        .for_each(|(block, to)| {
+            let source = Source {
+                values: dy,
+                first: block * lanes,
+                images: to.len() / plan.out_len(),
+            };
+            AutoArch::new().dispatch(Block {
+                plan: &plan,
+                source,
+                after: After::Nothing,
+                to,
+                codes: &mut [],
+            })
+        });
+    dx
 }
 
 /// The gradients by `w` and `b` of `sum(y * dy)`.
-pub(super) fn weight_gradient(x: &[f32], dy: &[f32], g: Geometry) -> (Vec<f32>, Vec<f32>) {
-    let [input, output] = g.lengths();
-    let images = x.len() / input.max(1);
+pub(super) fn weight_gradient(x: &[f32], dy: Upstream<'_>, g: Geometry) -> (Vec<f32>, Vec<f32>) {
+    let input = g.input_len();
+    let images = x.len() / input;
     let lanes = block_size(images, 1);
     // In order of blocks that depend on no number of threads, so that neither does the sum.
     let parts: Vec<(Vec<f32>, Vec<f32>)> = x
         .par_chunks(lanes * input)
-        .zip(dy.par_chunks(lanes * output))
-        .map(|(x, dy)| AutoArch::new().dispatch(WeightBlock { x, dy, g }))
+        .enumerate()
+        .map(|(block, x)| {
+            let images = x.len() / input;
+            let source = |values, first| Source {
+                values,
+                first,
+                images,
+            };
+            AutoArch::new().dispatch(WeightBlock {
+                x: source(Upstream::Plain(x), 0),
+                dy: source(dy, block * lanes),
+                g,
+            })
+        })
         .collect();
     let (mut dw, mut db) = (vec![0.0; g.outputs * g.taps()], vec![0.0; g.outputs]);
     for (w, b) in parts {
@@ -102,11 +170,11 @@ pub(super) fn weight_gradient(x: &[f32], dy: &[f32], g: Geometry) -> (Vec<f32>, 
 
 /// A grid of numbers per channel with zeros around it.
 #[derive(Clone, Copy, Debug)]
-struct Padded {
-    channels: usize,
-    size: [usize; 2],
-    before: [usize; 2],
-    padded: [usize; 2],
+pub(super) struct Padded {
+    pub(super) channels: usize,
+    pub(super) size: [usize; 2],
+    pub(super) before: [usize; 2],
+    pub(super) padded: [usize; 2],
 }
 
 impl Padded {
@@ -114,14 +182,31 @@ impl Padded {
         self.channels * self.padded[0] * self.padded[1]
     }
 
-    fn image_len(&self) -> usize {
+    pub(super) fn image_len(&self) -> usize {
         self.channels * self.size[0] * self.size[1]
     }
 
     /// The images `from` (at most `L`) turned into lanes; lanes without an image are zero.
     #[inline(always)]
-    fn gather<const L: usize>(&self, from: &[f32], zeros: &[f32], to: &mut [Lanes<L>]) {
+    pub(super) fn gather<const L: usize>(&self, from: &[f32], to: &mut [Lanes<L>]) {
+        if self.padded == self.size && self.size[0] * self.channels > 1 {
+            // Without zeros in between it is one long row.
+            let size = [1, self.image_len()];
+            let row = Self {
+                channels: 1,
+                size,
+                before: [0, 0],
+                padded: size,
+            };
+            return row.gather_rows(from, to);
+        }
+        self.gather_rows(from, to);
+    }
+
+    #[inline(always)]
+    fn gather_rows<const L: usize>(&self, from: &[f32], to: &mut [Lanes<L>]) {
         let [rows, columns] = self.size;
+        let zeros = vec![0.0; columns];
         let stride = self.image_len();
         let images = from.len() / stride;
         for row in 0..self.channels * rows {
@@ -360,23 +445,6 @@ impl Plan {
     fn out_len(&self) -> usize {
         self.channels * self.out_size[0] * self.out_size[1]
     }
-
-    fn run(&self, from: &[f32]) -> Vec<f32> {
-        let (input, output) = (self.input.image_len(), self.out_len());
-        let images = from.len() / input.max(1);
-        let lanes = block_size(images, rayon::current_num_threads());
-        let mut to = vec![0.0; images * output];
-        to.par_chunks_mut(lanes * output)
-            .zip(from.par_chunks(lanes * input))
-            .for_each(|(to, from)| {
-                AutoArch::new().dispatch(Block {
-                    plan: self,
-                    from,
-                    to,
-                })
-            });
-        to
-    }
 }
 
 /// Lanes of the blocks that `images` are cut into: a vector's, or fewer where that makes less than `parts` blocks.
@@ -409,8 +477,10 @@ fn mul_add<S: Simd>(a: f32, b: f32, c: f32) -> f32 {
 /// A block of at most 16 images.
 struct Block<'a> {
     plan: &'a Plan,
-    from: &'a [f32],
+    source: Source<'a>,
+    after: After,
     to: &'a mut [f32],
+    codes: &'a mut [[u8; 4]],
 }
 
 impl WithSimd for Block<'_> {
@@ -418,7 +488,7 @@ impl WithSimd for Block<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self) {
-        match self.from.len() / self.plan.input.image_len() {
+        match self.source.images {
             0..=4 => self.run::<S, 4>(),
             5..=8 => self.run::<S, 8>(),
             _ => self.run::<S, 16>(),
@@ -430,14 +500,24 @@ impl Block<'_> {
     #[inline(always)]
     fn run<S: Simd, const L: usize>(self) {
         let plan = self.plan;
-        let zeros = vec![0.0; plan.input.size[1]];
         let mut input = vec![[0.0; L]; plan.input.len()];
-        plan.input.gather(self.from, &zeros, &mut input);
+        self.source.turn(&plan.input, &mut input);
         let mut output = vec![[0.0; L]; plan.out_len()];
         for sweep in &plan.sweeps {
             plan.sweep::<S, L>(sweep, &input, &mut output);
         }
-        scatter(&output, self.to);
+        match self.after {
+            After::Nothing => scatter(&output, self.to),
+            After::Relu => {
+                after::relu(&mut output);
+                scatter(&output, self.to);
+            }
+            After::ReluPool => {
+                // The pooled output is never longer than the input was made: it takes its place.
+                let pooled = after::relu_pool(&output, plan.out_size, &mut input, self.codes);
+                scatter(pooled, self.to);
+            }
+        }
     }
 }
 
@@ -548,8 +628,8 @@ impl<const L: usize, const C: usize> Row<'_, L, C> {
 
 /// The part of a block of at most 16 images in the gradients by weight and bias.
 struct WeightBlock<'a> {
-    x: &'a [f32],
-    dy: &'a [f32],
+    x: Source<'a>,
+    dy: Source<'a>,
     g: Geometry,
 }
 
@@ -558,7 +638,7 @@ impl WithSimd for WeightBlock<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self) -> Self::Output {
-        match self.x.len() / self.g.lengths()[0] {
+        match self.x.images {
             0..=4 => self.run::<S, 4>(),
             5..=8 => self.run::<S, 8>(),
             _ => self.run::<S, 16>(),
@@ -575,15 +655,14 @@ impl WeightBlock<'_> {
         let area = size[0] * size[1];
         let flat = Padded {
             channels: g.outputs,
-            size: [1, area],
+            size,
             before: [0, 0],
-            padded: [1, area],
+            padded: size,
         };
-        let zeros = vec![0.0; area.max(g.size[1])];
         let mut x = vec![[0.0; L]; input.len()];
-        input.gather(self.x, &zeros, &mut x);
+        self.x.turn(&input, &mut x);
         let mut dy = vec![[0.0; L]; flat.len()];
-        flat.gather(self.dy, &zeros, &mut dy);
+        self.dy.turn(&flat, &mut dy);
 
         let taps = g.tap_offsets(&input);
         let steps = [g.stride[0] * input.padded[1], g.stride[1]];

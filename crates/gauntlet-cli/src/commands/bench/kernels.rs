@@ -1,0 +1,453 @@
+//! Every kernel of `gauntlet-kernels`, on each device, beside the same by plain tensor operations where there is such a way.
+
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{Device, Int, Tensor, module};
+use gauntlet_attacks::AttackLoss;
+use gauntlet_kernels::augment::crop_flip;
+use gauntlet_kernels::{NoiseKey, Stream, conv2d, perturb};
+
+use super::ceilings::Ceilings;
+use super::clock::{Effort, measure as times};
+use super::report::{Entry, Report, Work};
+use crate::args::BenchKernels;
+use crate::devices::Picked;
+use crate::failure::Failure;
+use crate::output::say;
+
+/// Attack parameters; no kernel's time depends on them.
+const EPS: f32 = 0.1;
+const STEP: f32 = 0.025;
+const BOX: (f32, f32) = (0.0, 1.0);
+
+/// Something to measure.
+struct Case {
+    /// `linf-step/128x1x28x28`
+    name: String,
+    batch: usize,
+    work: Work,
+    ours: Box<dyn FnMut()>,
+    plain: Option<Box<dyn FnMut()>>,
+}
+
+/// Measures all kernels whose name holds one of the filters, or all.
+///
+/// # Errors
+/// If the filters leave none.
+pub(super) fn measure(
+    args: &BenchKernels,
+    devices: &[Picked],
+    quiet: bool,
+) -> Result<Report, Failure> {
+    let effort = match args.quick {
+        true => Effort {
+            seconds: 0.0,
+            least: 3,
+            most: 3,
+        },
+        false => Effort {
+            seconds: 1.0,
+            least: 7,
+            most: 200,
+        },
+    };
+    let mut report: Option<Report> = None;
+    for on in devices {
+        let ceilings = Ceilings::measure(on, args.quick);
+        let elsewhere = report.as_ref().map(|_| on.label());
+        let report = report.get_or_insert_with(|| Report {
+            schema: 1,
+            device: on.label(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            threads: on.is_cpu().then(rayon::current_num_threads),
+            ceilings,
+            entries: Vec::new(),
+        });
+        let wanted = |name: &str| {
+            args.filter.is_empty() || args.filter.iter().any(|text| name.contains(text))
+        };
+        for make in cases(args.quick) {
+            // Only what is measured is made: tensors of all cases together need not fit a device.
+            let mut case = make(&on.device);
+            if !wanted(&case.name) {
+                continue;
+            }
+            if !quiet {
+                say(format!("{}: {}", on.found.id, case.name));
+            }
+            let mut works: Vec<&mut dyn FnMut()> = vec![&mut case.ours];
+            works.extend(case.plain.as_mut().map(|plain| plain as &mut dyn FnMut()));
+            let measured = times(&on.device, effort, &mut works);
+            let mut entry =
+                Entry::new(case.name, case.batch, measured[0]).bound_by(case.work, &ceilings);
+            entry.plain_s = measured.get(1).map(|times| times.median);
+            entry.device.clone_from(&elsewhere);
+            report.entries.push(entry);
+        }
+    }
+    let report = report.expect("at least one device");
+    match report.entries.is_empty() {
+        true => Err(Failure::request(
+            "no kernel has this in its name; without `--filter` all are measured",
+        )),
+        false => Ok(report),
+    }
+}
+
+type Make = Box<dyn Fn(&Device) -> Case>;
+
+/// Everything there is, small where it only has to run.
+fn cases(quick: bool) -> Vec<Make> {
+    let images: &[[usize; 4]] = match quick {
+        true => &[[4, 1, 9, 9]],
+        false => &[[128, 1, 28, 28], [128, 3, 32, 32], [1024, 3, 32, 32]],
+    };
+    let mut cases: Vec<Make> = Vec::new();
+    for &shape in images {
+        cases.extend(perturbations(shape));
+    }
+    let logits: &[[usize; 2]] = match quick {
+        true => &[[4, 5]],
+        false => &[[128, 10], [1024, 100]],
+    };
+    for &[batch, classes] in logits {
+        cases.push(Box::new(move |device| {
+            loss(
+                "cross-entropy",
+                AttackLoss::CrossEntropy,
+                batch,
+                classes,
+                device,
+            )
+        }));
+        cases.push(Box::new(move |device| {
+            loss("margin", AttackLoss::Margin, batch, classes, device)
+        }));
+    }
+    // Layers of the networks that are trained.
+    let layers = match quick {
+        true => vec![Layer::new(3, [2, 5], 6, [3, 1, 1])],
+        false => vec![
+            Layer::new(128, [1, 16], 28, [4, 2, 1]),
+            Layer::new(128, [16, 32], 14, [4, 2, 1]),
+            Layer::new(128, [1, 32], 28, [5, 1, 2]),
+            Layer::new(128, [32, 64], 14, [5, 1, 2]),
+            Layer::new(32, [64, 64], 32, [3, 1, 1]),
+            Layer::new(32, [64, 128], 32, [3, 2, 1]),
+            Layer::new(32, [256, 256], 8, [3, 1, 1]),
+            Layer::new(32, [512, 512], 4, [3, 1, 1]),
+        ],
+    };
+    for layer in layers {
+        for which in [Pass::Forward, Pass::Input, Pass::Weight] {
+            cases.push(Box::new(move |device| layer.case(which, device)));
+        }
+    }
+    cases
+}
+
+fn name_of(kernel: &str, shape: &[usize]) -> String {
+    let shape: Vec<_> = shape.iter().map(usize::to_string).collect();
+    format!("kernels/{kernel}/{}", shape.join("x"))
+}
+
+/// Bytes of so many reads and writes of a whole `f32` tensor.
+fn passes(shape: [usize; 4], count: usize) -> Work {
+    Work::Bytes((4 * count * shape.iter().product::<usize>()) as f64)
+}
+
+fn ids(shape: [usize; 4]) -> Vec<u32> {
+    (0..shape[0] as u32).collect()
+}
+
+/// Images within `STEP` of others, and a gradient.
+fn given(shape: [usize; 4], device: &Device) -> [Tensor<4>; 3] {
+    let key = NoiseKey::new(0, Stream::TrainAttack);
+    let draw = |step, low, high| {
+        key.at(0, step)
+            .uniform(&ids(shape), shape, low, high, device)
+    };
+    let x0: Tensor<4> = draw(0, 0.0, 1.0);
+    [
+        (x0.clone() + draw(1, -STEP, STEP)).clamp(BOX.0, BOX.1),
+        x0,
+        draw(2, -1.0, 1.0),
+    ]
+}
+
+type Step = fn([Tensor<4>; 3]) -> Tensor<4>;
+
+fn perturbations(shape: [usize; 4]) -> Vec<Make> {
+    // Name, tensors read and written, ours, plain.
+    let steps: [(&str, usize, Step, Option<Step>); 10] = [
+        (
+            "linf-step",
+            4,
+            |[x, x0, g]| perturb::linf_step(x, x0, g, STEP, EPS, BOX),
+            Some(plain::linf_step),
+        ),
+        (
+            "l2-step",
+            4,
+            |[x, x0, g]| perturb::l2_step(x, x0, g, STEP, EPS, BOX),
+            Some(plain::l2_step),
+        ),
+        (
+            "l1-step",
+            4,
+            |[x, x0, g]| perturb::l1_step(x, x0, g, 1.0, 0.05, 12.0, BOX),
+            None,
+        ),
+        (
+            "linf-momentum-step",
+            5,
+            |[x, x0, g]| momentum(perturb::linf_momentum_step, x, x0, g),
+            None,
+        ),
+        (
+            "l2-momentum-step",
+            5,
+            |[x, x0, g]| momentum(perturb::l2_momentum_step, x, x0, g),
+            None,
+        ),
+        (
+            "linf-projection",
+            3,
+            |[x, x0, _]| perturb::project_linf(x, x0, EPS, BOX),
+            None,
+        ),
+        (
+            "l2-projection",
+            3,
+            |[x, x0, _]| perturb::project_l2(x, x0, EPS, BOX),
+            Some(plain::project_l2),
+        ),
+        (
+            "l1-projection",
+            3,
+            |[x, x0, _]| perturb::project_l1(x, x0, 12.0, BOX),
+            None,
+        ),
+        (
+            "l2-norms",
+            1,
+            |[x, ..]| perturb::l2_norms(x).reshape([-1, 1, 1, 1]),
+            None,
+        ),
+        (
+            "linf-norms",
+            1,
+            |[x, ..]| perturb::linf_norms(x).reshape([-1, 1, 1, 1]),
+            None,
+        ),
+    ];
+    let mut makes: Vec<Make> = Vec::new();
+    for (name, count, ours, plain) in steps {
+        makes.push(Box::new(move |device| {
+            let tensors = given(shape, device);
+            // As in an attack: the gradient is nobody else's, the images are.
+            let run = |step: Step, tensors: [Tensor<4>; 3]| -> Box<dyn FnMut()> {
+                Box::new(move || drop(step(tensors.clone())))
+            };
+            Case {
+                name: name_of(name, &shape),
+                batch: shape[0],
+                work: passes(shape, count),
+                ours: run(ours, tensors.clone()),
+                plain: plain.map(|plain| run(plain, tensors)),
+            }
+        }));
+    }
+    makes.push(Box::new(move |device| {
+        let (device, ids) = (device.clone(), ids(shape));
+        let key = NoiseKey::new(0, Stream::TrainAttack);
+        let draw = move || drop(key.uniform::<4>(&ids, shape, -EPS, EPS, &device));
+        alone("philox-uniform", shape, 1, Box::new(draw))
+    }));
+    makes.push(Box::new(move |device| {
+        let (device, ids) = (device.clone(), ids(shape));
+        let key = NoiseKey::new(0, Stream::TrainAttack);
+        let draw = move || drop(key.normal::<4>(&ids, shape, &device));
+        alone("philox-normal", shape, 1, Box::new(draw))
+    }));
+    makes.push(Box::new(move |device| {
+        let ([x, ..], ids) = (given(shape, device), ids(shape));
+        let key = NoiseKey::new(0, Stream::Augment);
+        let crop = move || drop(crop_flip(x.clone(), 2, true, &key, &ids));
+        alone("crop-flip", shape, 2, Box::new(crop))
+    }));
+    makes
+}
+
+fn alone(name: &str, shape: [usize; 4], count: usize, ours: Box<dyn FnMut()>) -> Case {
+    Case {
+        name: name_of(name, &shape),
+        batch: shape[0],
+        work: passes(shape, count),
+        ours,
+        plain: None,
+    }
+}
+
+type MomentumStep =
+    fn(Tensor<4>, Tensor<4>, Tensor<4>, Tensor<4>, Tensor<1>, f32, f32, (f32, f32)) -> Tensor<4>;
+
+fn momentum(step: MomentumStep, x: Tensor<4>, x0: Tensor<4>, gradient: Tensor<4>) -> Tensor<4> {
+    let sizes = Tensor::full([x.dims()[0]], STEP, &x.device());
+    step(x, x0.clone(), gradient, x0, sizes, 0.25, EPS, BOX)
+}
+
+/// The loss of each sample and its gradient by the logits.
+fn loss(
+    name: &'static str,
+    loss: AttackLoss,
+    batch: usize,
+    classes: usize,
+    device: &Device,
+) -> Case {
+    let samples: Vec<u32> = (0..batch as u32).collect();
+    let key = NoiseKey::new(0, Stream::TrainAttack);
+    let logits = key.uniform::<2>(&samples, [batch, classes], -3.0, 3.0, device);
+    let y = Tensor::<1, Int>::arange(0..batch as i64, device).remainder_scalar(classes as i64);
+    let ours = move || {
+        let logits = logits.clone().autodiff().require_grad();
+        let value = loss.per_sample(logits.clone(), y.clone()).sum_dim(0);
+        drop(logits.grad(&value.backward()));
+    };
+    Case {
+        name: name_of(&format!("{name}-gradient"), &[batch, classes]),
+        batch,
+        // Read the logits, write a loss a row and the gradient.
+        work: Work::Bytes((4 * batch * (2 * classes + 1)) as f64),
+        ours: Box::new(ours),
+        plain: None,
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Layer {
+    batch: usize,
+    channels: [usize; 2],
+    size: usize,
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Pass {
+    Forward,
+    /// Forward and backward for the input, as in an attack; the arithmetic of both.
+    Input,
+    /// Forward and backward for weight and bias.
+    Weight,
+}
+
+impl Layer {
+    fn new(batch: usize, channels: [usize; 2], size: usize, window: [usize; 3]) -> Self {
+        let [kernel, stride, padding] = window;
+        Self {
+            batch,
+            channels,
+            size,
+            kernel,
+            stride,
+            padding,
+        }
+    }
+
+    fn case(self, pass: Pass, device: &Device) -> Case {
+        let [inputs, outputs] = self.channels;
+        let out = (self.size + 2 * self.padding - self.kernel) / self.stride + 1;
+        let ids: Vec<u32> = (0..self.batch.max(outputs) as u32).collect();
+        let key = NoiseKey::new(0, Stream::Init);
+        let x = key.uniform(
+            &ids[..self.batch],
+            [self.batch, inputs, self.size, self.size],
+            -1.0,
+            1.0,
+            device,
+        );
+        let w = key.uniform(
+            &ids[..outputs],
+            [outputs, inputs, self.kernel, self.kernel],
+            -1.0,
+            1.0,
+            device,
+        );
+        let b = Tensor::<1>::ones([outputs], device);
+        let run = |conv: Convolution| -> Box<dyn FnMut()> {
+            let (x, w, b) = (x.clone(), w.clone(), b.clone());
+            Box::new(move || self.run(pass, conv, x.clone(), w.clone(), b.clone()))
+        };
+        let macs = self.batch * outputs * out * out * inputs * self.kernel * self.kernel;
+        let (name, times) = match pass {
+            Pass::Forward => ("conv", 1),
+            Pass::Input => ("conv+input-gradient", 2),
+            Pass::Weight => ("conv+weight-gradient", 2),
+        };
+        let shape = [self.batch, inputs, self.size, self.size];
+        let (kernel, stride) = (self.kernel, self.stride);
+        Case {
+            name: format!("{}-{outputs}k{kernel}s{stride}", name_of(name, &shape)),
+            batch: self.batch,
+            work: Work::Flop((2 * times * macs) as f64),
+            ours: run(conv2d),
+            plain: Some(run(plain::conv2d)),
+        }
+    }
+
+    fn run(self, pass: Pass, conv: Convolution, x: Tensor<4>, w: Tensor<4>, b: Tensor<1>) {
+        let (x, w, b) = match pass {
+            Pass::Forward => (x, w, b),
+            Pass::Input => (x.autodiff().require_grad(), w, b),
+            Pass::Weight => (x, w.autodiff().require_grad(), b.autodiff().require_grad()),
+        };
+        let y = conv(x, w, Some(b), [self.stride; 2], [self.padding; 2]);
+        if pass == Pass::Forward {
+            return;
+        }
+        // One sum over everything costs little beside a convolution, and hands back a gradient of ones.
+        drop(y.sum().backward());
+    }
+}
+
+type Convolution = fn(Tensor<4>, Tensor<4>, Option<Tensor<1>>, [usize; 2], [usize; 2]) -> Tensor<4>;
+
+/// The same in tensor operations alone.
+mod plain {
+    use super::*;
+
+    pub(super) fn linf_step([x, x0, g]: [Tensor<4>; 3]) -> Tensor<4> {
+        let delta = (x + g.sign().mul_scalar(STEP) - x0.clone()).clamp(-EPS, EPS);
+        (x0 + delta).clamp(BOX.0, BOX.1)
+    }
+
+    pub(super) fn l2_step([x, x0, g]: [Tensor<4>; 3]) -> Tensor<4> {
+        let length = lengths(g.clone());
+        project_l2([x + (g / length).mul_scalar(STEP), x0.clone(), x0])
+    }
+
+    pub(super) fn project_l2([x, x0, _]: [Tensor<4>; 3]) -> Tensor<4> {
+        let delta = x - x0.clone();
+        let shrink = lengths(delta.clone())
+            .recip()
+            .mul_scalar(EPS)
+            .clamp_max(1.0);
+        (x0 + delta * shrink).clamp(BOX.0, BOX.1)
+    }
+
+    fn lengths(x: Tensor<4>) -> Tensor<4> {
+        let squares = x.flatten::<2>(1, 3).square().sum_dim(1);
+        squares.sqrt().clamp_min(1e-12).reshape([-1, 1, 1, 1])
+    }
+
+    pub(super) fn conv2d(
+        x: Tensor<4>,
+        w: Tensor<4>,
+        b: Option<Tensor<1>>,
+        stride: [usize; 2],
+        padding: [usize; 2],
+    ) -> Tensor<4> {
+        module::conv2d(x, w, b, ConvOptions::new(stride, padding, [1, 1], 1))
+    }
+}
