@@ -255,6 +255,7 @@ impl Run {
             train: self.images("train", (self.steps + self.warmup + 1) * self.batch),
             validation: self.images("validation", 0),
             test: self.images("test", 0),
+            extra: None,
         };
         let description = Description {
             config: plan.model.clone(),
