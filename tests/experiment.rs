@@ -173,7 +173,7 @@ fn an_experiment_ends_in_a_table_plots_and_a_document_that_can_be_written_anew()
     let log = fs::read(place.path("runs/two/pgd-s0/log.txt")).unwrap();
     let told = place.line("experiment run experiment.toml").done();
     assert!(
-        told.stderr.contains("4 runs were done before"),
+        told.stderr.contains("4 runs are done already"),
         "{}",
         told.stderr
     );
@@ -286,6 +286,15 @@ fn everything_wrong_is_told_at_once_before_anything_runs() {
     place
         .line("experiment run based.toml")
         .refused(&["based.toml:3:8: nowhere.toml: no such file"]);
+    let twice = EXPERIMENT.replace("[audit]", "[matrix]\n\"threat.eps\" = [0.1, 0.1]\n[audit]");
+    place.write("twice.toml", &twice);
+    place
+        .line("experiment run twice.toml")
+        .refused(&["two runs, of `pgd`, would be called `pgd-eps0.1-s0`"]);
+    place.line("train experiment.toml").refused(&[
+        "no config but an experiment",
+        "experiment run experiment.toml --dry-run",
+    ]);
     assert!(!place.path("runs").exists(), "something ran");
 }
 

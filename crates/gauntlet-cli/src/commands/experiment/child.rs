@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use gauntlet_audit::Audit;
 
-use super::folder::{Asked, Failed, Folder, unwritable};
+use super::folder::{Asked, Failed, Folder, PROMPT, unwritable};
 use super::matrix::{Matrix, Run};
 use crate::devices::Spec;
 use crate::failure::{Failure, Status};
@@ -151,7 +151,7 @@ fn stage(
     let mut log = folder.open_log()?;
     let length = |log: &File| log.metadata().map_or(0, |found| found.len());
     let from = length(&log);
-    let _ = writeln!(log, "$ gauntlet {}", arguments.join(" "));
+    let _ = writeln!(log, "{PROMPT}{}", arguments.join(" "));
     let mut child = spawn(folder, arguments, share, log)?;
     let command = arguments[0].as_str();
     let status = wait(&mut child, &mut || watch(command))
