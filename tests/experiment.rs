@@ -1,4 +1,5 @@
 //! Experiments: a matrix of runs that is checked first, killed in the middle, gone on with, and told of the same way twice.
+#![cfg(unix)]
 
 mod place;
 
@@ -332,7 +333,20 @@ fn a_killed_experiment_goes_on_and_does_nothing_twice() {
         command.spawn().unwrap()
     };
     let run = place.path("runs/two/standard-s0");
-    let mut child = spawn();
+    // A program whose file is gone, as while a build replaces it, starts its commands all the same.
+    let program = place.path("program");
+    fs::copy(env!("CARGO_BIN_EXE_gauntlet"), &program).unwrap();
+    let mut child = Command::new(&program)
+        .args(["experiment", "run", "experiment.toml", "--jobs", "2"])
+        .current_dir(place.path(""))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until(&mut child, || {
+        place.path("runs/two/pgd-s0/log.txt").exists()
+    });
+    fs::remove_file(&program).unwrap();
     let some = |name: &str| {
         let text = fs::read_to_string(run.join(name)).unwrap_or_default();
         text.lines().count()

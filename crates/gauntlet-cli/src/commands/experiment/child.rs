@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use super::folder::{Asked, Failed, Folder, PROMPT, unwritable};
 use super::matrix::{Matrix, Run};
 use crate::devices::Spec;
 use crate::failure::{Failure, Status};
-use crate::interrupt;
+use crate::{interrupt, program};
 
 /// How a run went.
 #[derive(Debug)]
@@ -173,9 +173,8 @@ fn stage(
 
 fn spawn(folder: &Folder, arguments: &[String], share: Share, log: File) -> Result<Child, Failure> {
     let told = |error: std::io::Error| unwritable(&folder.log(), &error);
-    let program = std::env::current_exe()
+    let mut command = program::command()
         .map_err(|error| Failure::running(format!("this program's own file: {error}")))?;
-    let mut command = Command::new(program);
     command
         .args(arguments)
         .env("RAYON_NUM_THREADS", share.threads.to_string())
