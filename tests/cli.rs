@@ -22,6 +22,7 @@ fn help_is_complete_and_fast() {
     for command in [
         "train",
         "resume",
+        "experiment",
         "data",
         "model",
         "runs",

@@ -1,4 +1,5 @@
 //! Experiments: a matrix of runs that is checked first, killed in the middle, gone on with, and told of the same way twice.
+#![cfg(unix)]
 
 mod place;
 
@@ -173,7 +174,7 @@ fn an_experiment_ends_in_a_table_plots_and_a_document_that_can_be_written_anew()
     let log = fs::read(place.path("runs/two/pgd-s0/log.txt")).unwrap();
     let told = place.line("experiment run experiment.toml").done();
     assert!(
-        told.stderr.contains("4 runs were done before"),
+        told.stderr.contains("4 runs are done already"),
         "{}",
         told.stderr
     );
@@ -286,6 +287,15 @@ fn everything_wrong_is_told_at_once_before_anything_runs() {
     place
         .line("experiment run based.toml")
         .refused(&["based.toml:3:8: nowhere.toml: no such file"]);
+    let twice = EXPERIMENT.replace("[audit]", "[matrix]\n\"threat.eps\" = [0.1, 0.1]\n[audit]");
+    place.write("twice.toml", &twice);
+    place
+        .line("experiment run twice.toml")
+        .refused(&["two runs, of `pgd`, would be called `pgd-eps0.1-s0`"]);
+    place.line("train experiment.toml").refused(&[
+        "no config but an experiment",
+        "experiment run experiment.toml --dry-run",
+    ]);
     assert!(!place.path("runs").exists(), "something ran");
 }
 
@@ -323,7 +333,20 @@ fn a_killed_experiment_goes_on_and_does_nothing_twice() {
         command.spawn().unwrap()
     };
     let run = place.path("runs/two/standard-s0");
-    let mut child = spawn();
+    // A program whose file is gone, as while a build replaces it, starts its commands all the same.
+    let program = place.path("program");
+    fs::copy(env!("CARGO_BIN_EXE_gauntlet"), &program).unwrap();
+    let mut child = Command::new(&program)
+        .args(["experiment", "run", "experiment.toml", "--jobs", "2"])
+        .current_dir(place.path(""))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until(&mut child, || {
+        place.path("runs/two/pgd-s0/log.txt").exists()
+    });
+    fs::remove_file(&program).unwrap();
     let some = |name: &str| {
         let text = fs::read_to_string(run.join(name)).unwrap_or_default();
         text.lines().count()

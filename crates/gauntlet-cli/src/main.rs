@@ -8,6 +8,7 @@ mod failure;
 mod interrupt;
 mod output;
 mod panics;
+mod program;
 mod progress;
 mod records;
 

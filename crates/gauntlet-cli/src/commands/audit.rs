@@ -766,6 +766,10 @@ impl Shown {
         };
         if self.now.as_ref().is_none_or(|(shown, _)| *shown != what) {
             self.now = None;
+            // Without a terminal, a line a stage.
+            if !self.quiet && !output::watched() {
+                say(&what);
+            }
             let template = "{msg} {wide_bar} {pos}/{len}, {eta} left";
             let counter = Counter::new(&what, Some(total as u64), template, self.quiet);
             self.now = Some((what, counter));

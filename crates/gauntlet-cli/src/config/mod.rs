@@ -4,6 +4,7 @@
 mod audit_plan;
 mod check;
 mod experiment;
+mod experiment_spec;
 mod schema;
 mod sets;
 mod source;
@@ -24,7 +25,8 @@ use check::{Problem, Shape};
 use source::Source;
 
 pub(crate) use audit_plan::PlanFile;
-pub(crate) use experiment::{Anchor, Cost, ExperimentFile, Method};
+pub(crate) use experiment::ExperimentFile;
+pub(crate) use experiment_spec::{Anchor, Cost, Method};
 pub(crate) use schema::{audit_schema, schema};
 pub(crate) use sets::Set;
 pub(crate) use words::nearest;
@@ -119,6 +121,12 @@ fn problems_of(path: &Path, text: String, sets: &[Set]) -> Result<Config, Vec<St
         let name = &origin.source.name;
         return Err(vec![format!(
             "{name} is no config but a plan of an audit\n\nhint: `gauntlet audit RUN --plan {name}`"
+        )]);
+    }
+    if table.contains_key("method") && !table.contains_key("train") {
+        let name = &origin.source.name;
+        return Err(vec![format!(
+            "{name} is no config but an experiment\n\nhint: `gauntlet experiment run {name} --dry-run` checks it"
         )]);
     }
     let shape = Shape {

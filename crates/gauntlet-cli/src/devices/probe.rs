@@ -2,7 +2,7 @@
 //! or hangs, and none of that may end a run on the CPU.
 
 use std::io::Read;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use super::{Backend, Found};
 use crate::panics::expected;
+use crate::program;
 
 /// The hidden command that answers.
 pub(crate) const COMMAND: &str = "probe-backend";
@@ -36,8 +37,8 @@ pub(super) fn prove(backend: Backend, index: usize) -> Result<(), String> {
 /// Why it could not be told.
 pub(super) fn ask(backend: Backend, software: Option<usize>) -> Result<Vec<Found>, String> {
     let unable = |error: std::io::Error| format!("the probe could not be started: {error}");
-    let program = std::env::current_exe().map_err(unable)?;
-    let mut child = Command::new(program)
+    let mut child = program::command()
+        .map_err(unable)?
         .args([COMMAND, backend.name()])
         .args(software.map(|index| index.to_string()))
         .stdin(Stdio::null())

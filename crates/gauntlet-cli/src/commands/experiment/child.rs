@@ -3,17 +3,17 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use gauntlet_audit::Audit;
 
-use super::folder::{Asked, Failed, Folder, unwritable};
+use super::folder::{Asked, Failed, Folder, PROMPT, unwritable};
 use super::matrix::{Matrix, Run};
 use crate::devices::Spec;
 use crate::failure::{Failure, Status};
-use crate::interrupt;
+use crate::{interrupt, program};
 
 /// How a run went.
 #[derive(Debug)]
@@ -151,7 +151,7 @@ fn stage(
     let mut log = folder.open_log()?;
     let length = |log: &File| log.metadata().map_or(0, |found| found.len());
     let from = length(&log);
-    let _ = writeln!(log, "$ gauntlet {}", arguments.join(" "));
+    let _ = writeln!(log, "{PROMPT}{}", arguments.join(" "));
     let mut child = spawn(folder, arguments, share, log)?;
     let command = arguments[0].as_str();
     let status = wait(&mut child, &mut || watch(command))
@@ -173,9 +173,8 @@ fn stage(
 
 fn spawn(folder: &Folder, arguments: &[String], share: Share, log: File) -> Result<Child, Failure> {
     let told = |error: std::io::Error| unwritable(&folder.log(), &error);
-    let program = std::env::current_exe()
+    let mut command = program::command()
         .map_err(|error| Failure::running(format!("this program's own file: {error}")))?;
-    let mut command = Command::new(program);
     command
         .args(arguments)
         .env("RAYON_NUM_THREADS", share.threads.to_string())

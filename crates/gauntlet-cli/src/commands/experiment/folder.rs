@@ -217,7 +217,7 @@ impl Folder {
         records::read(&self.root)
     }
 
-    /// The last line that its commands wrote.
+    /// The last line that its newest command wrote.
     pub(crate) fn last_line(&self) -> String {
         let tail = || -> std::io::Result<String> {
             let mut file = File::open(self.log())?;
@@ -228,7 +228,8 @@ impl Folder {
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         };
         let tail = tail().unwrap_or_default();
-        let mut lines = tail.lines().rev().map(str::trim);
+        let lines = tail.lines().rev().map(str::trim);
+        let mut lines = lines.take_while(|line| !line.starts_with(PROMPT));
         let line = lines.find(|line| !line.is_empty());
         line.unwrap_or_default().to_owned()
     }
@@ -300,6 +301,9 @@ impl Asked {
         }
     }
 }
+
+/// What a log has before each command.
+pub(crate) const PROMPT: &str = "$ gauntlet ";
 
 /// Whether someone else holds the lock in the file `path`.
 fn locked(path: &Path) -> bool {

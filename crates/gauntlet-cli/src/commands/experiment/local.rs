@@ -73,9 +73,12 @@ fn one(
             stage.clone_into(&mut told);
             display.began(run, stage);
         }
-        let line = folder.last_line();
+        let line = match folder.last_line() {
+            line if line.is_empty() => line,
+            line => format!(": {line}"),
+        };
         let since = duration(began.elapsed().as_secs_f64());
-        display.show(slot, &format!("{}: {stage}, {since}: {line}", run.name));
+        display.show(slot, &format!("{}: {stage}, {since}{line}", run.name));
     })
 }
 

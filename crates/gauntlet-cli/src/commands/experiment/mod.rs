@@ -7,8 +7,10 @@ mod local;
 mod matrix;
 mod results;
 mod slurm;
+mod slurm_jobs;
 mod stats;
 mod status;
+mod table;
 
 use std::path::{Path, PathBuf};
 
@@ -82,7 +84,7 @@ fn run(args: &ExperimentRun, quiet: bool) -> Result<(), Failure> {
         )));
     }
     if tally.before > 0 && !quiet {
-        say(format!("{} runs were done before", tally.before));
+        say(format!("{} done already", count(tally.before)));
     }
     conclude(&matrix, args.results.as_deref())?;
     if tally.failed.is_empty() {
@@ -94,6 +96,14 @@ fn run(args: &ExperimentRun, quiet: bool) -> Result<(), Failure> {
         matrix.runs.len(),
         tally.failed.join("\n")
     )))
+}
+
+/// `1 run is`, `3 runs are`
+fn count(runs: usize) -> String {
+    match runs {
+        1 => "1 run is".to_owned(),
+        several => format!("{several} runs are"),
+    }
 }
 
 /// Refuses what was begun with another plan.
@@ -143,10 +153,10 @@ fn task(matrix: &Matrix, run: &matrix::Run, share: Share, quiet: bool) -> Result
 }
 
 fn submit(args: &ExperimentRun, matrix: &Matrix, quiet: bool) -> Result<(), Failure> {
-    let known = slurm::Jobs::read(matrix).states();
+    let known = slurm_jobs::Jobs::read(matrix).states();
     let queued = |name: &str| {
         let state = known.get(name).map(|(_, state)| state.as_str());
-        state.is_some_and(slurm::is_pending_or_running)
+        state.is_some_and(slurm_jobs::is_pending_or_running)
     };
     let open: Vec<_> = matrix
         .runs
@@ -160,7 +170,7 @@ fn submit(args: &ExperimentRun, matrix: &Matrix, quiet: bool) -> Result<(), Fail
     let (waiting, runs): (Vec<_>, Vec<_>) =
         open.into_iter().partition(|(_, run)| queued(&run.name));
     if !waiting.is_empty() && !quiet {
-        say(format!("{} runs are in the queue already", waiting.len()));
+        say(format!("{} in the queue already", count(waiting.len())));
     }
     if runs.is_empty() {
         if waiting.is_empty() {
@@ -212,7 +222,7 @@ fn conclude(matrix: &Matrix, path: Option<&Path>) -> Result<(), Failure> {
     let beside = matrix.file.folder().join("RESULTS.md");
     let path: PathBuf = path.map_or(beside, Path::to_owned);
     document::write_document(matrix, &results, &path)?;
-    print(document::table(&results));
+    print(table::table(&results));
     print(format!("\nresults  {}", path.display()));
     print(format!(
         "json     {}",

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::folder::{Asked, Folder, State};
 use super::matrix::{Matrix, Run};
 use super::results::state_name;
-use super::slurm::Jobs;
+use super::slurm_jobs::Jobs;
 use crate::output::{self, percent, table};
 
 /// How far a run is. Accuracies are shares in [0, 1].
