@@ -248,6 +248,8 @@ mod tests {
                 }
                 let (x, weight) = (case.x(), case.weight());
                 let bias = random([case.channels[1]]);
+                let [rows, columns] = if pools { out.map(|n| n / 2) } else { out };
+                let dy = random([case.batch, case.channels[1], rows, columns]);
                 let [ours, burns] = [true, false].map(|ours| {
                     let x = x.clone().autodiff().require_grad();
                     let weight = weight.clone().autodiff().require_grad();
@@ -260,9 +262,7 @@ mod tests {
                             if pools { pool(y) } else { y }
                         }
                     };
-                    // Another gradient for each value.
-                    let dy = (y.clone().inner() * 3.0).cos().autodiff();
-                    let grads = (y.clone() * dy).sum().backward();
+                    let grads = (y.clone() * dy.clone().autodiff()).sum().backward();
                     let [dx, dw] = [x, weight].map(|t| t.grad(&grads).unwrap());
                     (y.inner(), dx, dw, bias.grad(&grads).unwrap())
                 });

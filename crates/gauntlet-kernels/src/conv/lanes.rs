@@ -9,7 +9,7 @@
 //! is one such sum for each phase of the stride. The loops over arrays are plain Rust that LLVM turns into vectors;
 //! `macerator`, which burn's CPU backend uses too, compiles them for each instruction set and picks one at run time.
 
-use macerator::{AutoArch, Scalar, Simd, WithSimd};
+use macerator::{AutoArch, Scalar, Simd, Vector, WithSimd};
 use rayon::prelude::*;
 
 use super::after::{self, After, Codes, Source, Upstream};
@@ -626,6 +626,17 @@ impl<const L: usize, const C: usize> Row<'_, L, C> {
     }
 }
 
+/// As many lanes as a vector has, as one.
+#[inline(always)]
+fn vector<S: Simd, const L: usize>(lanes: &Lanes<L>) -> Vector<S, f32> {
+    bytemuck::pod_read_unaligned(bytemuck::bytes_of(lanes))
+}
+
+#[inline(always)]
+fn lanes<S: Simd, const L: usize>(vector: Vector<S, f32>) -> Lanes<L> {
+    bytemuck::pod_read_unaligned(bytemuck::bytes_of(&vector))
+}
+
 /// The part of a block of at most 16 images in the gradients by weight and bias.
 struct WeightBlock<'a> {
     x: Source<'a>,
@@ -666,21 +677,11 @@ impl WeightBlock<'_> {
 
         let taps = g.tap_offsets(&input);
         let steps = [g.stride[0] * input.padded[1], g.stride[1]];
-        let mut out = vec![0.0; g.outputs * taps.len()];
-        for (t, two) in taps.chunks(2).enumerate() {
-            // A last single tap, and channels beyond the last four, are computed twice rather than apart.
-            let two = [two[0], two[two.len() - 1]];
-            for first in (0..g.outputs).step_by(CHANNELS) {
-                let channels: [usize; CHANNELS] =
-                    std::array::from_fn(|c| (first + c).min(g.outputs - 1));
-                let sums = dot::<S, L>(&x, &dy, two, channels.map(|o| o * area), size, steps);
-                for (c, sums) in channels.into_iter().zip(sums) {
-                    for (i, sum) in sums.into_iter().enumerate().take(taps.len() - 2 * t) {
-                        out[c * taps.len() + 2 * t + i] = sum;
-                    }
-                }
-            }
-        }
+        // Four channels by five taps fill the registers of AVX-512, by two those of AVX2.
+        let out = match f32::lanes::<S>() == 16 && L == 16 {
+            true => dots::<S, L, 5>(&x, &dy, &taps, g.outputs, size, steps),
+            false => dots::<S, L, 2>(&x, &dy, &taps, g.outputs, size, steps),
+        };
         let bias = dy.chunks_exact(area).map(|channel| {
             let mut sum = [0.0; L];
             for pixel in channel {
@@ -692,35 +693,119 @@ impl WeightBlock<'_> {
     }
 }
 
-/// Sums over positions and lanes of `dy[channel] * x[tap]`.
+/// Sums over positions and lanes of `dy[channel] * x[tap]`, for each channel and tap.
 #[inline(always)]
-fn dot<S: Simd, const L: usize>(
+fn dots<S: Simd, const L: usize, const T: usize>(
     x: &[Lanes<L>],
     dy: &[Lanes<L>],
-    taps: [usize; 2],
+    taps: &[usize],
+    channels: usize,
+    size: [usize; 2],
+    steps: [usize; 2],
+) -> Vec<f32> {
+    let area = size[0] * size[1];
+    let mut out = vec![0.0; channels * taps.len()];
+    for (t, chosen) in taps.chunks(T).enumerate() {
+        for first in (0..channels).step_by(CHANNELS) {
+            // What is missing in a last group of taps, or of channels, is computed twice rather than apart.
+            let taps_here: [usize; T] = std::array::from_fn(|i| chosen[i.min(chosen.len() - 1)]);
+            let group: [usize; CHANNELS] = std::array::from_fn(|c| (first + c).min(channels - 1));
+            let group_at = group.map(|o| o * area);
+            let sums = match f32::lanes::<S>() == L {
+                true => dot::<S, L, T>(x, dy, taps_here, group_at, size, steps),
+                false => dot_of_lanes::<S, L, T>(x, dy, taps_here, group_at, size, steps),
+            };
+            for (c, sums) in group.into_iter().zip(sums) {
+                let to = &mut out[c * taps.len() + T * t..][..chosen.len()];
+                to.copy_from_slice(&sums[..to.len()]);
+            }
+        }
+    }
+    out
+}
+
+#[inline(always)]
+fn dot<S: Simd, const L: usize, const T: usize>(
+    x: &[Lanes<L>],
+    dy: &[Lanes<L>],
+    taps: [usize; T],
     channels: [usize; CHANNELS],
     [rows, columns]: [usize; 2],
     [row, column]: [usize; 2],
-) -> [[f32; 2]; CHANNELS] {
-    let mut sums = [[[0.0; L]; 2]; CHANNELS];
+) -> [[f32; T]; CHANNELS] {
+    // Vectors by name: of so many sums in arrays, LLVM makes no registers.
+    let mut sums = [[0.0.splat::<S>(); T]; CHANNELS];
     for i in 0..rows {
         let (at, window) = (i * row, (columns - 1) * column + 1);
-        let x = [&x[taps[0] + at..][..window], &x[taps[1] + at..][..window]];
+        let mut x_rows = [&x[..window]; T];
+        for t in 0..T {
+            x_rows[t] = &x[taps[t] + at..][..window];
+        }
         let mut rows = [&dy[..columns]; CHANNELS];
         for c in 0..CHANNELS {
             rows[c] = &dy[channels[c] + i * columns..][..columns];
         }
         for j in 0..columns {
-            let x = [x[0][j * column], x[1][j * column]];
+            let mut here = [0.0.splat::<S>(); T];
+            for t in 0..T {
+                here[t] = vector::<S, L>(&x_rows[t][j * column]);
+            }
+            for c in 0..CHANNELS {
+                let dy = vector::<S, L>(&rows[c][j]);
+                for t in 0..T {
+                    sums[c][t] = dy.mul_add(here[t], sums[c][t]);
+                }
+            }
+        }
+    }
+    sums.map(|taps| taps.map(|sum| total(lanes::<S, L>(sum))))
+}
+
+/// [`dot`] where the lanes are no vector of this machine.
+#[inline(always)]
+fn dot_of_lanes<S: Simd, const L: usize, const T: usize>(
+    x: &[Lanes<L>],
+    dy: &[Lanes<L>],
+    taps: [usize; T],
+    channels: [usize; CHANNELS],
+    [rows, columns]: [usize; 2],
+    [row, column]: [usize; 2],
+) -> [[f32; T]; CHANNELS] {
+    let mut sums = [[[0.0; L]; T]; CHANNELS];
+    for i in 0..rows {
+        let (at, window) = (i * row, (columns - 1) * column + 1);
+        let mut x_rows = [&x[..window]; T];
+        for t in 0..T {
+            x_rows[t] = &x[taps[t] + at..][..window];
+        }
+        let mut rows = [&dy[..columns]; CHANNELS];
+        for c in 0..CHANNELS {
+            rows[c] = &dy[channels[c] + i * columns..][..columns];
+        }
+        for j in 0..columns {
             for c in 0..CHANNELS {
                 let dy = rows[c][j];
-                for t in 0..2 {
+                for t in 0..T {
+                    let x = x_rows[t][j * column];
                     for l in 0..L {
-                        sums[c][t][l] = mul_add::<S>(dy[l], x[t][l], sums[c][t][l]);
+                        sums[c][t][l] = mul_add::<S>(dy[l], x[l], sums[c][t][l]);
                     }
                 }
             }
         }
     }
-    sums.map(|two| two.map(|lanes| lanes.iter().sum()))
+    sums.map(|taps| taps.map(total))
+}
+
+/// The sum of a vector's lanes, by halves: one after the other would take as long as all products of a small image.
+#[inline(always)]
+fn total<const L: usize>(mut lanes: Lanes<L>) -> f32 {
+    let mut half = L / 2;
+    while half > 0 {
+        for l in 0..half {
+            lanes[l] += lanes[l + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
 }
