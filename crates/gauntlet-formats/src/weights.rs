@@ -63,7 +63,7 @@ impl Dtype {
     }
 
     /// Little-endian bytes as `f32`: the nearest, infinite beyond its range.
-    fn to_f32(self, bytes: &[u8]) -> Vec<f32> {
+    pub(crate) fn to_f32(self, bytes: &[u8]) -> Vec<f32> {
         fn each<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
             bytes.as_chunks().0.iter().map(|&raw| value(raw)).collect()
         }
@@ -256,6 +256,7 @@ fn what_it_is(head: &[u8]) -> &'static str {
     match head {
         [] => "the file is empty",
         _ if tar => "a TAR archive",
+        _ if crate::onnx::is_onnx(head) => "an ONNX model, not weights alone",
         _ if head.starts_with(b"\x89HDF") => "an HDF5 file (Keras)",
         _ if head.starts_with(b"\x93NUMPY") => "a NumPy array",
         [0x80, 2..=5, ..] => "a plain pickle",
