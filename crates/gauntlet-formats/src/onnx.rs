@@ -15,6 +15,8 @@ use crate::{Dtype, FormatError};
 const MAX_FILE: u64 = 2 << 30;
 /// Most operators and tensors of a graph that is read.
 const MAX_NODES: usize = 100_000;
+/// Most names of values in a graph, and most entries beside it.
+const MAX_NAMES: usize = 1 << 20;
 /// Most dimensions of a tensor.
 const MAX_RANK: usize = 16;
 
@@ -176,6 +178,9 @@ impl Model {
                 14 => {
                     let (key, value) = entry(wire.bytes()?)?;
                     model.metadata.insert(key, value);
+                    if model.metadata.len() > MAX_NODES {
+                        return Err(FormatError::unsupported("too many entries of metadata"));
+                    }
                 }
                 _ => {}
             }
@@ -209,6 +214,7 @@ impl Model {
 impl Graph {
     fn read(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut graph = Self::default();
+        let mut named = 0;
         let mut fields = Fields(bytes);
         while let Some((number, wire)) = fields.next()? {
             match number {
@@ -224,7 +230,18 @@ impl Graph {
                 }
                 _ => {}
             }
-            if graph.nodes.len().max(graph.initializers.len()) > MAX_NODES {
+            let names =
+                |node: &Node| node.inputs.len() + node.outputs.len() + node.attributes.len();
+            if number == 1 {
+                named += graph.nodes.last().map_or(0, names);
+            }
+            let lists = [
+                graph.nodes.len(),
+                graph.initializers.len(),
+                graph.inputs.len(),
+                graph.outputs.len(),
+            ];
+            if lists.iter().any(|&count| count > MAX_NODES) || named > MAX_NAMES {
                 let problem = format!("it has more than {MAX_NODES} operators or tensors");
                 return Err(FormatError::Unsupported(problem));
             }
@@ -271,6 +288,10 @@ impl Node {
                 }
                 7 => node.domain = wire.text()?,
                 _ => {}
+            }
+            if node.inputs.len().max(node.outputs.len()) > MAX_NODES {
+                let problem = format!("an operator with more than {MAX_NODES} inputs or outputs");
+                return Err(FormatError::Unsupported(problem));
             }
         }
         if node.domain == "ai.onnx" {
@@ -722,6 +743,29 @@ mod tests {
             assert!(Model::read(bad).is_err());
         }
         assert!(Model::open(Path::new("/nonexistent.onnx")).is_err());
+    }
+
+    #[test]
+    fn models_without_end_are_refused() {
+        let mut model = model();
+        let node = Node {
+            inputs: vec![String::new(); 30],
+            ..Node::default()
+        };
+        model.graph.nodes = vec![node; 50_000];
+        assert!(
+            Model::read(&model.to_bytes())
+                .unwrap_err()
+                .to_string()
+                .contains("more than")
+        );
+        model.graph.nodes = vec![Node::default(); MAX_NODES + 1];
+        assert!(
+            Model::read(&model.to_bytes())
+                .unwrap_err()
+                .to_string()
+                .contains("more than")
+        );
     }
 
     /// Every cut, and every byte changed in several ways.

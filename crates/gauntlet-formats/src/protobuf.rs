@@ -3,6 +3,9 @@
 
 use crate::{FormatError, bytes_at};
 
+/// Longest list of whole numbers that is read from packed ones.
+const MAX_INTS: usize = 1 << 24;
+
 /// Value of a field.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Wire<'a> {
@@ -115,6 +118,12 @@ impl<'a> Wire<'a> {
         let mut packed = Fields(bytes);
         while !packed.0.is_empty() {
             values.push(packed.varint()? as i64);
+            // One byte of the file becomes eight in memory.
+            if values.len() > MAX_INTS {
+                return Err(FormatError::unsupported(format!(
+                    "a list of more than {MAX_INTS} whole numbers"
+                )));
+            }
         }
         Ok(())
     }

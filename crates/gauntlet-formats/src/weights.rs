@@ -503,6 +503,34 @@ mod tests {
     }
 
     #[test]
+    fn headers_of_safetensors_that_lie_or_never_end_are_refused() {
+        let file = |header: &str, data: usize| {
+            let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+            bytes.extend(header.as_bytes());
+            bytes.resize(bytes.len() + data, 0);
+            bytes
+        };
+        let huge = r#"{"a":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4]}}"#;
+        problem(&file(huge, 4));
+        let wrapped =
+            r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}"#;
+        problem(&file(wrapped, 0));
+        // A million tensors of nothing.
+        let mut header = String::from("{");
+        for name in 0..1_000_000 {
+            let comma = if name == 0 { "" } else { "," };
+            header +=
+                &format!(r#"{comma}"{name}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#);
+        }
+        header.push('}');
+        assert!(problem(&file(&header, 0)).contains("header"));
+        let mut longer = file(huge, 4);
+        longer[0] = 0xff;
+        longer[7] = 0xff;
+        problem(&longer);
+    }
+
+    #[test]
     fn other_files_are_told_apart() {
         assert!(problem(b"").contains("empty"));
         assert!(problem(b"not weights").contains("not a weights file"));

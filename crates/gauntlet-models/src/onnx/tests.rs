@@ -69,6 +69,15 @@ fn scores(model: Model) -> Vec<f32> {
 #[test]
 fn operators_are_sorted_for_the_search() {
     assert!(OPERATORS.is_sorted());
+    let page = include_str!("../../INTEROP.md");
+    let list = &page[page.find("Operators (versions").unwrap()..];
+    let list = &list[..list.find("Another one").unwrap()];
+    let told: std::collections::BTreeSet<&str> = list[list.find(':').unwrap() + 1..]
+        .split([',', '.'])
+        .map(str::trim)
+        .filter(|name| !name.is_empty() && *name != "Constant")
+        .collect();
+    assert_eq!(told, OPERATORS.into_iter().collect());
 }
 
 /// By hand: [1, 10] W = [31, 42], [0, -1] W = [-3, -4].
