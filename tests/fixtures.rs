@@ -13,20 +13,34 @@ fn fixtures() -> Option<PathBuf> {
     folder
 }
 
-/// The quick plan on 200 images that verifiers share, as JSON.
+/// The quick plan on 200 images that verifiers share, as JSON. The network is imported first, by one command.
 fn audit(fixtures: &Path, weights: &str, images: &str, threat: &str, more: &[&str]) -> Value {
     let out = tempfile::tempdir().unwrap();
     let file = |name: &str| fixtures.join(name);
+    let network = out.path().join("network");
+    let imported = Command::new(env!("CARGO_BIN_EXE_gauntlet"))
+        .args(["model", "import"])
+        .arg(file(weights))
+        .args(["--arch", "mnist-cnn"])
+        .args(more)
+        .arg("--out")
+        .arg(&network)
+        .output()
+        .unwrap();
+    assert!(
+        imported.status.success(),
+        "{}",
+        String::from_utf8_lossy(&imported.stderr)
+    );
     let output = Command::new(env!("CARGO_BIN_EXE_gauntlet"))
         .arg("audit")
-        .arg(file(weights))
+        .arg(&network)
         .arg("--data")
         .arg(file(&format!("{images}_x.npy")))
         .arg("--labels")
         .arg(file(&format!("{images}_y.npy")))
-        .args(["--arch", "mnist-cnn", "--threat", threat])
+        .args(["--threat", threat])
         .args(["--plan", "quick", "--device", "cpu", "--json", "-"])
-        .args(more)
         .arg("--out")
         .arg(out.path())
         .output()
@@ -63,7 +77,7 @@ fn networks_that_others_attacked_and_verified() {
         "mnist_cnn_a_adv.pth",
         "mnist_sdp200",
         "linf:0.3",
-        &[],
+        &["--data", "mnist"],
     );
     lies_between(&mnist, 0.975, 0.70, 0.775);
     let cifar = audit(
@@ -72,8 +86,8 @@ fn networks_that_others_attacked_and_verified() {
         "cifar_sdp200",
         "linf:2/255",
         &[
-            "--mean", "0.491372", "0.482353", "0.446667", "--std", "0.247059", "0.243529",
-            "0.261569",
+            "--data", "cifar10", "--mean", "0.491372", "0.482353", "0.446667", "--std", "0.247059",
+            "0.243529", "0.261569",
         ],
     );
     lies_between(&cifar, 0.70, 0.44, 0.51);

@@ -106,6 +106,21 @@ impl Ended {
         self
     }
 
+    /// Failed on the way: exit status 1, these words on stderr.
+    #[track_caller]
+    pub(crate) fn failed(self, words: &[&str]) -> Self {
+        assert_eq!(self.status, 1, "{}\n{}", self.stdout, self.stderr);
+        for word in words {
+            assert!(
+                self.stderr.contains(word),
+                "no `{word}` in:\n{}",
+                self.stderr
+            );
+        }
+        assert!(!self.stderr.contains("internal error"), "{}", self.stderr);
+        self
+    }
+
     /// Refused: exit status 2, these words on stderr, nothing on stdout, and no panic.
     #[track_caller]
     pub(crate) fn refused(self, words: &[&str]) -> Self {

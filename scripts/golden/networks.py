@@ -6,6 +6,7 @@ the same sines.
 """
 
 import json
+import sys
 from collections import OrderedDict
 from pathlib import Path
 
@@ -13,6 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "peers"))
+import networks as peers
 
 GOLDEN = Path(__file__).parents[2] / "crates/gauntlet-models/tests/golden"
 
@@ -213,6 +217,18 @@ def logits(net, shape):
         return [[round(float(v), 6) for v in row] for row in net(images(shape))]
 
 
+def gradient(net, shape):
+    """Of the sum of all logits times 1, 2, ... by class: every 37th of its values, and their norm."""
+    x = images(shape).requires_grad_()
+    logits = net(x)
+    (logits * torch.arange(1, logits.shape[1] + 1)).sum().backward()
+    return {"norm": float(x.grad.norm()), "values": [float(v) for v in x.grad.flatten()[::37]]}
+
+
+def described(config, shape, classes):
+    return peers.build({"config": config, "shape": shape, "classes": list(range(classes))})
+
+
 def main():
     torch.set_num_threads(1)
     networks = {}
@@ -222,6 +238,18 @@ def main():
         ("small-cnn", {"arch": "small-cnn"}, [1, 16, 20], 3, SmallCnn(1, 64 * 1 * 2, 3)),
         ("lenet-madry", {"arch": "lenet-madry"}, [1, 8, 12], 3, LenetMadry(64 * 2 * 3, 3)),
         ("mnist-cnn", {"arch": "mnist-cnn"}, [3, 8, 12], 3, mnist_cnn(3, 32 * 2 * 3, 3)),
+        *[
+            (config["arch"], config, shape, classes, described(config, shape, classes))
+            for config, shape, classes in [
+                ({"arch": "preact-resnet18-plain"}, [3, 8, 8], 5),
+                ({"arch": "wide-resnet-same", "activation": "silu", "depth": 16, "width": 2}, [3, 8, 12], 4),
+                ({"arch": "resnet18"}, [3, 32, 40], 3),
+                ({"arch": "resnet50"}, [3, 40, 32], 4),
+                ({"arch": "resnet18-cifar"}, [1, 12, 8], 3),
+                ({"arch": "vgg16-bn"}, [3, 32, 32], 3),
+                ({"arch": "vit", "depth": 2, "width": 128}, [1, 8, 12], 3),
+            ]
+        ],
     ]:
         tensors = fill(net)
         networks[file] = {
@@ -230,6 +258,7 @@ def main():
             "classes": classes,
             "tensors": tensors,
             "logits": logits(net, shape),
+            "gradient": gradient(net, shape),
         }
     text = json.dumps(networks, separators=(",", ":")).replace('],["', '],\n["').replace('},"', '},\n"')
     (GOLDEN / "networks.json").write_text(text + "\n")

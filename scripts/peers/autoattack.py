@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Runs the public AutoAttack (package `torchattacks`) on a network of Wong & Kolter (2018), for comparison with `gauntlet audit`.
+"""Runs the public AutoAttack (package `torchattacks`) on a network, for comparison with `gauntlet audit`.
 
     python -m venv venv && venv/bin/pip install torch torchattacks numpy
     venv/bin/python scripts/peers/autoattack.py WEIGHTS DATA --norm Linf --eps 0.3 --samples 1000
 
-WEIGHTS is a checkpoint folder of Gauntlet (`mnist-cnn`) or a PyTorch state dict of the same layers in an `nn.Sequential`. DATA is
+WEIGHTS is the `model.safetensors` of `gauntlet model export` (any architecture; its normalisation is in it), a checkpoint folder of Gauntlet
+(`mnist-cnn` of Wong & Kolter 2018), or a PyTorch state dict of the same layers in an `nn.Sequential`. DATA is
 a folder with the IDX test files of MNIST (plain or .gz), or with the binary test file of CIFAR-10 (plain or .xz). Each attack is
 run alone on the samples that are classified correctly, and then all as the ensemble. Prints JSON: shares left standing, seconds,
 CPU seconds. With --keep FILE, which sample withstood what is saved as .npz.
@@ -21,6 +22,8 @@ import time
 import numpy as np
 import torch
 import torchattacks
+
+import networks
 
 ATTACKS = ["apgd-ce", "apgd-t", "fab-t", "square"]
 
@@ -65,6 +68,8 @@ class Normalise(torch.nn.Module):
 
 
 def network(path, mean, std):
+    if path.suffix == ".safetensors":
+        return networks.load(path)
     given = layers(path)
     channels, inputs = given[0][0].shape[1], given[2][0].shape[1]
     modules = [

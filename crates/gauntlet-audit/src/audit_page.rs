@@ -474,7 +474,7 @@ fn certificates(audit: &Audit) -> String {
         rows += &line(&format!("within L2 {}", at.radius), at.accuracy);
     }
     let protocol = &certified.protocol;
-    let head = columns(["certified accuracy", "share of the samples"].into_iter());
+    let head = columns(["certified accuracy", "share of the samples"]);
     format!(
         "<p class=\"sub\">Randomised smoothing with noise of sigma {}: class by {} draws, its probability bounded by {}, each \
          certificate wrong with probability {} at most. It abstains from {} of the samples; the mean certified radius, wrong \

@@ -8,10 +8,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use gauntlet_attacks::Budget;
 use gauntlet_audit::SuiteName;
-use gauntlet_data::Source;
+use gauntlet_data::{Resize, Source};
 use gauntlet_models::{Activation, Arch};
 
-use crate::commands::{BenchGate, BenchModel, BenchObjective, Subject, bench_gate};
+use crate::commands::{BenchGate, BenchModel, BenchObjective, Subject, Takes, bench_gate};
 use crate::config::Set;
 use crate::devices::{Backend, Spec};
 
@@ -55,7 +55,8 @@ pub(crate) enum Command {
     /// Data sets: what there is, getting it, looking at it.
     #[command(subcommand)]
     Data(Data),
-    /// Networks: what can be built, what a checkpoint holds.
+    Predict(Predict),
+    /// Networks: what can be built, what a checkpoint holds; in from other tools, out to them.
     #[command(subcommand)]
     Model(Model),
     /// Runs: what was trained and how it went.
@@ -135,7 +136,8 @@ pub(crate) struct Resume {
     same command is given again. Its folder gets audit.json, audit.html and\n\
     outcomes.safetensors, which says what happened to each sample.")]
 pub(crate) struct Audit {
-    /// A run's folder (its best checkpoint), a checkpoint's, or a file of weights: safetensors or a PyTorch state dict.
+    /// A run's folder (its best checkpoint), a checkpoint's, an imported model's, a file of weights (safetensors or a
+    /// PyTorch state dict), or an ONNX network.
     pub(crate) model: PathBuf,
     /// What the attacker may do, such as linf:8/255 or l2:0.5; may be repeated. [default: that of the run]
     #[arg(long, value_name = "BUDGET")]
@@ -198,21 +200,24 @@ pub(crate) struct Weights {
     /// The architecture, from `gauntlet model list`. [default: the only one that fits]
     #[arg(long, value_name = "NAME", value_parser = arch)]
     pub(crate) arch: Option<Arch>,
-    /// Hidden units of `mlp`, widening factor of `wide-resnet`.
+    /// Hidden units of `mlp`, widening factor of `wide-resnet`, channels of `vit`.
     #[arg(long, value_name = "N")]
     pub(crate) width: Option<usize>,
-    /// Layers of `wide-resnet`.
+    /// Layers of `wide-resnet`, blocks of `vit`.
     #[arg(long, value_name = "N")]
     pub(crate) depth: Option<usize>,
     /// Nonlinearity: relu or silu. [default: relu]
     #[arg(long, value_name = "NAME", value_parser = activation)]
     pub(crate) activation: Option<Activation>,
-    /// Mean of each channel, in [0, 1], by which inputs were normalised.
+    /// Mean of each channel, or one for all, in [0, 1], by which inputs were normalised.
     #[arg(long, num_args = 1.., value_name = "MEAN")]
     pub(crate) mean: Option<Vec<f32>>,
-    /// Standard deviation of each channel by which inputs were normalised.
+    /// Standard deviation of each channel, or one for all, by which inputs were normalised.
     #[arg(long, num_args = 1.., value_name = "STD")]
     pub(crate) std: Option<Vec<f32>>,
+    /// Both as usual for mnist, fashion-mnist, cifar10, cifar100 or imagenet; half: 0.5 and 0.5; none: 0 and 1.
+    #[arg(long, value_name = "NAME", value_parser = preset, conflicts_with_all = ["mean", "std"])]
+    pub(crate) normalise: Option<Preset>,
     /// Which of several state dicts of a checkpoint, such as ema.
     #[arg(long, value_name = "KEY")]
     pub(crate) key: Option<String>,
@@ -223,19 +228,15 @@ pub(crate) struct Weights {
 
 impl Weights {
     /// The model at `path`, for data of which `takes` is known.
-    pub(crate) fn subject<'a>(
-        &'a self,
-        path: &Path,
-        takes: Option<&'a ([usize; 3], Vec<String>)>,
-    ) -> Subject<'a> {
+    pub(crate) fn subject<'a>(&'a self, path: &Path, takes: Option<&'a Takes>) -> Subject<'a> {
         Subject {
             path: path.to_owned(),
             arch: self.arch,
             width: self.width,
             depth: self.depth,
             activation: self.activation,
-            mean: self.mean.clone(),
-            std: self.std.clone(),
+            mean: self.normalise.map(|n| n.0.to_vec()).or(self.mean.clone()),
+            std: self.normalise.map(|n| n.1.to_vec()).or(self.std.clone()),
             key: self.key.as_deref(),
             data: takes.map(|(shape, classes)| (*shape, classes.as_slice())),
         }
@@ -248,6 +249,128 @@ fn arch(text: &str) -> Result<Arch, String> {
         let names = Arch::ALL.map(Arch::name).join(", ");
         format!("there are {names}")
     })
+}
+
+/// Mean and standard deviation of each channel, or of all.
+type Preset = (&'static [f32], &'static [f32]);
+
+/// What training code in circulation normalises by.
+const PRESETS: [(&str, Preset); 7] = [
+    ("mnist", (&[0.1307], &[0.3081])),
+    ("fashion-mnist", (&[0.2860], &[0.3530])),
+    (
+        "cifar10",
+        (&[0.4914, 0.4822, 0.4465], &[0.2471, 0.2435, 0.2616]),
+    ),
+    (
+        "cifar100",
+        (&[0.5071, 0.4865, 0.4409], &[0.2673, 0.2564, 0.2762]),
+    ),
+    ("imagenet", (&[0.485, 0.456, 0.406], &[0.229, 0.224, 0.225])),
+    ("half", (&[0.5], &[0.5])),
+    ("none", (&[0.0], &[1.0])),
+];
+
+fn preset(text: &str) -> Result<Preset, String> {
+    let found = PRESETS.iter().find(|(name, _)| *name == text);
+    found.map(|(_, preset)| *preset).ok_or_else(|| {
+        let names = PRESETS.map(|(name, _)| name).join(", ");
+        format!("there are {names}")
+    })
+}
+
+/// `3x32x32`
+fn shape(text: &str) -> Result<Shape, String> {
+    let sizes: Result<Vec<usize>, _> = text.split('x').map(str::parse).collect();
+    match sizes.as_deref() {
+        Ok(&[channels, height, width])
+            if [channels, height, width]
+                .iter()
+                .all(|size| (1..=65536).contains(size)) =>
+        {
+            Ok(Shape([channels, height, width]))
+        }
+        _ => Err("write channels, height and width, such as 3x32x32".to_owned()),
+    }
+}
+
+/// Channels, height and width.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape(pub(crate) [usize; 3]);
+
+/// What images a file of weights is for.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "For a file of weights")]
+pub(crate) struct Images {
+    /// The data set it is for, by name: that says the size of its images and its classes.
+    #[arg(long, value_name = "DATA", conflicts_with = "shape")]
+    pub(crate) data: Option<Source>,
+    /// Size of its images where `--data` does not say it, such as 3x32x32.
+    #[arg(long, value_name = "CxHxW", value_parser = shape)]
+    pub(crate) shape: Option<Shape>,
+}
+
+impl Images {
+    /// Shape of the images and names of the classes, where they are told.
+    pub(crate) fn takes(&self, classes: Option<usize>) -> Result<Option<Takes>, String> {
+        let numbered = |count: usize| (0..count).map(|class| class.to_string()).collect();
+        match (self.data, self.shape) {
+            (Some(source), _) => {
+                let Some(shape) = source.info().shape else {
+                    return Err("`--data` takes the name of a data set here; `--shape` and `--classes` say what others need".to_owned());
+                };
+                let names = source.classes();
+                match classes {
+                    Some(count) if count != names.len() => Ok(Some((shape, numbered(count)))),
+                    _ => Ok(Some((shape, names))),
+                }
+            }
+            (None, Some(Shape(shape))) => Ok(Some((shape, numbered(classes.unwrap_or(10))))),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+/// Say what is on pictures: one JSON object a line.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    gauntlet predict runs/mnist-pgd seven.png\n  \
+    gauntlet predict models/net photos/ --top 3 --resize crop > answers.jsonl\n  \
+    gauntlet predict net.pth cat.jpg --data cifar10 --normalise cifar10\n\n\
+    A line has `file`, `class`, `label`, `confidence` (softmax), `top` with the K likeliest, and `resized_from`\n\
+    where the picture had another size. A file that cannot be read gets `file` and `error`; then the exit\n\
+    status is 1.")]
+pub(crate) struct Predict {
+    /// A run's folder (its best checkpoint), a checkpoint's, an imported model's, or a file of weights.
+    pub(crate) model: PathBuf,
+    /// PNG and JPEG files, and folders of them.
+    #[arg(required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// How many classes to list for each picture.
+    #[arg(long, default_value_t = 1, value_name = "K")]
+    pub(crate) top: usize,
+    /// What to do with pictures of another size: `stretch` them as data sets of folders are, scale and `crop` the middle, or `refuse`.
+    #[arg(long, default_value = "stretch", value_name = "HOW", value_parser = resize)]
+    pub(crate) resize: Resize,
+    /// Where to compute: auto, cpu, vulkan[:N] or cuda[:N].
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) device: Option<Spec>,
+    /// Pictures at a time.
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=65536).map(|n| n as usize))]
+    pub(crate) batch_size: usize,
+    #[command(flatten)]
+    pub(crate) images: Images,
+    #[command(flatten)]
+    pub(crate) weights: Weights,
+}
+
+fn resize(text: &str) -> Result<Resize, String> {
+    match text {
+        "stretch" => Ok(Resize::Stretch),
+        "crop" => Ok(Resize::Crop),
+        "refuse" => Ok(Resize::Refuse),
+        _ => Err("there are stretch, crop and refuse".to_owned()),
+    }
 }
 
 fn activation(text: &str) -> Result<Activation, String> {
@@ -489,6 +612,79 @@ pub(crate) enum Model {
         #[command(flatten)]
         json: Json,
     },
+    /// Take in the weights of another tool: a folder that `audit`, `predict`, `model export` and `[model] weights` of a config take.
+    #[command(after_help = "Examples:\n  \
+        gauntlet model import net.pth --data cifar10 --arch preact-resnet18 --normalise cifar10\n  \
+        gauntlet model import net.safetensors --shape 3x224x224 --classes 1000 --arch resnet50 --normalise imagenet\n  \
+        gauntlet model import best.pt --data mnist --key ema --out models/ema\n\n\
+        Nothing is loaded by halves: every tensor of the network has to be there, and every weight of the file has to\n\
+        have a place. No code of a pickle is run.")]
+    Import(Box<Import>),
+    /// Write a model for other tools: PyTorch weights, an ONNX network, a model card.
+    #[command(after_help = "Examples:\n  \
+        gauntlet model export runs/mnist-pgd                       # all three, to exports/mnist-pgd\n  \
+        gauntlet model export runs/mnist-pgd --format onnx --out net\n  \
+        gauntlet model export runs/mnist-pgd --audit audits/full/audit.json\n\n\
+        model.safetensors has PyTorch's names; networks.py beside it has the modules they load into with strict=True.\n\
+        model.onnx (operators of version 17) takes any number of images in [0, 1]; normalisation is inside.\n\
+        README.md is a model card as hubs read it. The ONNX metadata and the card have the numbers of the audit\n\
+        that is kept with the model.")]
+    Export(Box<Export>),
+}
+
+/// Arguments of `gauntlet model export`.
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// A run's folder (its best checkpoint), a checkpoint's, an imported model's, or a file of weights.
+    pub(crate) model: PathBuf,
+    /// safetensors, onnx, card, or all.
+    #[arg(long, default_value = "all", value_name = "FORMAT", value_parser = format)]
+    pub(crate) format: Format,
+    /// The folder to write to. [default: exports/NAME]
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// The audit whose numbers go along: its audit.json. [default: that in the checkpoint, if there is one]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) audit: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) images: Images,
+    #[command(flatten)]
+    pub(crate) weights: Weights,
+}
+
+/// What is exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Safetensors,
+    Onnx,
+    Card,
+    All,
+}
+
+fn format(text: &str) -> Result<Format, String> {
+    match text {
+        "safetensors" => Ok(Format::Safetensors),
+        "onnx" => Ok(Format::Onnx),
+        "card" => Ok(Format::Card),
+        "all" => Ok(Format::All),
+        _ => Err("there are safetensors, onnx, card and all".to_owned()),
+    }
+}
+
+/// Arguments of `gauntlet model import`.
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// safetensors, or what `torch.save` wrote of a state dict or a checkpoint with one.
+    pub(crate) file: PathBuf,
+    /// The new folder. [default: models/NAME, by the file's name]
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) images: Images,
+    #[command(flatten)]
+    pub(crate) weights: Weights,
+    #[command(flatten)]
+    pub(crate) json: Json,
 }
 
 /// Commands on runs.

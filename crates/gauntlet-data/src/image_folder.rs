@@ -129,14 +129,8 @@ fn pictures(folder: &Path, classes: &[String]) -> Result<Vec<(PathBuf, u32)>, Da
         if !folder.is_dir() {
             continue;
         }
-        let known = |path: &PathBuf| {
-            let extension = path
-                .extension()
-                .and_then(|e| e.to_str())
-                .map(str::to_lowercase);
-            matches!(extension.as_deref(), Some("png" | "jpg" | "jpeg"))
-        };
-        let mut files: Vec<_> = entries(&folder)?.into_iter().filter(known).collect();
+        let entries = entries(&folder)?.into_iter();
+        let mut files: Vec<_> = entries.filter(|path| is_picture(path)).collect();
         if files.is_empty() {
             return Err(DataError::File {
                 path: folder,
@@ -177,22 +171,103 @@ fn read(path: &Path) -> Result<DynamicImage, DataError> {
         .map_err(|error| wrong(error.to_string()))
 }
 
-fn part(images: &[(DynamicImage, u32)], [channels, height, width]: [usize; 3]) -> Part {
-    let mut pixels = Vec::with_capacity(images.len() * channels * height * width);
-    for (image, _) in images {
-        let fits = (image.height() as usize, image.width() as usize) == (height, width);
-        let sized = if fits {
-            image.clone()
-        } else {
-            image.resize_exact(width as u32, height as u32, FilterType::Triangle)
-        };
-        if channels == 1 {
-            pixels.extend(sized.into_luma8().into_raw());
-        } else {
-            let rgb = sized.into_rgb8().into_raw();
-            // From pixel after pixel to plane after plane.
-            pixels.extend((0..3).flat_map(|channel| rgb.iter().skip(channel).step_by(3)));
+/// What is done with a picture of another size than is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Resize {
+    /// It is stretched to the size with a triangle filter, as pictures of a data set are.
+    #[default]
+    Stretch,
+    /// It is scaled until its shorter side fits, with the same filter, and its middle is taken.
+    Crop,
+    /// It is refused.
+    Refuse,
+}
+
+/// One PNG or JPEG file as bytes `[channels, height, width]` of `shape`, and the height and width that it had. Grey pictures have one
+/// channel, all others three; transparency is dropped.
+///
+/// # Errors
+/// [`DataError::File`] if it cannot be decoded, or has another size where that is to be refused.
+pub fn picture(
+    path: &Path,
+    shape: [usize; 3],
+    resize: Resize,
+) -> Result<(Vec<u8>, [usize; 2]), DataError> {
+    let image = read(path)?;
+    let [_, height, width] = shape;
+    let size = [image.height() as usize, image.width() as usize];
+    let image = match resize {
+        _ if size == [height, width] => image,
+        Resize::Stretch => image,
+        Resize::Crop => image.resize_to_fill(width as u32, height as u32, FilterType::Triangle),
+        Resize::Refuse => {
+            return Err(DataError::File {
+                path: path.to_owned(),
+                problem: format!("is {} x {}, not {height} x {width}", size[0], size[1]),
+            });
         }
+    };
+    let mut pixels = Vec::new();
+    planes(&image, shape, &mut pixels);
+    Ok((pixels, size))
+}
+
+/// PNG and JPEG files below `folder`, at any depth, sorted.
+///
+/// # Errors
+/// [`DataError::File`] if a folder cannot be read.
+pub fn pictures_below(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let wrong = |error: std::io::Error| DataError::File {
+            path: folder.clone(),
+            problem: error.to_string(),
+        };
+        for entry in fs::read_dir(&folder).map_err(wrong)? {
+            let entry = entry.map_err(wrong)?;
+            let path = entry.path();
+            // Links to folders are not followed: they may lead back.
+            if entry.file_type().map_err(wrong)?.is_dir() {
+                folders.push(path);
+            } else if is_picture(&path) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn is_picture(path: &Path) -> bool {
+    let extension = path
+        .extension()
+        .and_then(|e| e.to_str())
+        .map(str::to_lowercase);
+    matches!(extension.as_deref(), Some("png" | "jpg" | "jpeg"))
+}
+
+/// Appends an image, stretched to the size of `shape` if it has another.
+fn planes(image: &DynamicImage, [channels, height, width]: [usize; 3], pixels: &mut Vec<u8>) {
+    let fits = (image.height() as usize, image.width() as usize) == (height, width);
+    let sized = if fits {
+        image.clone()
+    } else {
+        image.resize_exact(width as u32, height as u32, FilterType::Triangle)
+    };
+    if channels == 1 {
+        pixels.extend(sized.into_luma8().into_raw());
+    } else {
+        let rgb = sized.into_rgb8().into_raw();
+        // From pixel after pixel to plane after plane.
+        pixels.extend((0..3).flat_map(|channel| rgb.iter().skip(channel).step_by(3)));
+    }
+}
+
+fn part(images: &[(DynamicImage, u32)], shape: [usize; 3]) -> Part {
+    let mut pixels = Vec::with_capacity(images.len() * shape.iter().product::<usize>());
+    for (image, _) in images {
+        planes(image, shape, &mut pixels);
     }
     Part {
         pixels: Arc::new(pixels),
@@ -216,6 +291,7 @@ mod tests {
             limit: None,
             batch_size: 1,
             augment: Vec::new(),
+            extra: None,
         }
     }
 
@@ -223,6 +299,37 @@ mod tests {
         for class in ["train/cat", "train/dog", "test/dog"] {
             fs::create_dir_all(root.join(class)).unwrap();
         }
+    }
+
+    #[test]
+    fn a_picture_of_another_size_is_stretched_cropped_or_refused() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("a/b")).unwrap();
+        let path = root.path().join("a/b/wide.PNG");
+        // Left half black, right half white: 2 x 8.
+        let wide = GrayImage::from_fn(8, 2, |x, _| Luma([if x < 4 { 0 } else { 255 }]));
+        wide.save_with_format(&path, image::ImageFormat::Png)
+            .unwrap();
+        fs::write(root.path().join("notes.txt"), "").unwrap();
+        assert_eq!(
+            pictures_below(root.path()).unwrap(),
+            std::slice::from_ref(&path)
+        );
+        let (same, size) = picture(&path, [1, 2, 8], Resize::Refuse).unwrap();
+        assert_eq!((same, size), (wide.into_raw(), [2, 8]));
+        let (colour, _) = picture(&path, [3, 2, 8], Resize::Refuse).unwrap();
+        assert_eq!(colour.len(), 48);
+        let refused = picture(&path, [1, 2, 2], Resize::Refuse).unwrap_err();
+        assert!(
+            refused.to_string().contains("2 x 8, not 2 x 2"),
+            "{refused}"
+        );
+        let (stretched, _) = picture(&path, [1, 2, 2], Resize::Stretch).unwrap();
+        let (cropped, size) = picture(&path, [1, 2, 2], Resize::Crop).unwrap();
+        assert_eq!((cropped, size), (vec![0, 255, 0, 255], [2, 8]));
+        assert_eq!(stretched.len(), 4);
+        fs::write(&path, "no picture").unwrap();
+        assert!(picture(&path, [1, 2, 2], Resize::Stretch).is_err());
     }
 
     #[test]

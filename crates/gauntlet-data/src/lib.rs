@@ -18,6 +18,7 @@ pub mod sources;
 pub use config::{Augment, DataConfig, ExtraConfig, Source};
 pub use dataset::{Dataset, Splits, load, load_test};
 pub use error::DataError;
+pub use image_folder::{Resize, picture as picture_file, pictures_below};
 pub use loader::{Batch, Loader};
 
 fn hex(bytes: &[u8]) -> String {

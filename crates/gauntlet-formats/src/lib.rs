@@ -1,11 +1,13 @@
-//! Files of other tools, read without trusting them: PyTorch checkpoints, safetensors, NumPy arrays, and the ZIP archives that
+//! Files of other tools, read without trusting them: PyTorch checkpoints, safetensors, ONNX models, NumPy arrays, and the ZIP archives that
 //! two of them are. Knows nothing of tensors on devices.
 //!
 //! No length that a file states is allocated before that many bytes have arrived or are known to lie in the file, and nothing
 //! that a pickle asks for is run.
 
 pub mod npy;
+pub mod onnx;
 mod pickle;
+mod protobuf;
 mod safetensor;
 mod torch;
 pub mod weights;

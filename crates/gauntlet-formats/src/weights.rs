@@ -63,7 +63,7 @@ impl Dtype {
     }
 
     /// Little-endian bytes as `f32`: the nearest, infinite beyond its range.
-    fn to_f32(self, bytes: &[u8]) -> Vec<f32> {
+    pub(crate) fn to_f32(self, bytes: &[u8]) -> Vec<f32> {
         fn each<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
             bytes.as_chunks().0.iter().map(|&raw| value(raw)).collect()
         }
@@ -256,6 +256,7 @@ fn what_it_is(head: &[u8]) -> &'static str {
     match head {
         [] => "the file is empty",
         _ if tar => "a TAR archive",
+        _ if crate::onnx::is_onnx(head) => "an ONNX model, not weights alone",
         _ if head.starts_with(b"\x89HDF") => "an HDF5 file (Keras)",
         _ if head.starts_with(b"\x93NUMPY") => "a NumPy array",
         [0x80, 2..=5, ..] => "a plain pickle",
@@ -499,6 +500,34 @@ mod tests {
         }
         bomb.push_str("g0\n.");
         assert!(problem(&pickled(bomb.as_bytes())).contains("more than"));
+    }
+
+    #[test]
+    fn headers_of_safetensors_that_lie_or_never_end_are_refused() {
+        let file = |header: &str, data: usize| {
+            let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+            bytes.extend(header.as_bytes());
+            bytes.resize(bytes.len() + data, 0);
+            bytes
+        };
+        let huge = r#"{"a":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4]}}"#;
+        problem(&file(huge, 4));
+        let wrapped =
+            r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}"#;
+        problem(&file(wrapped, 0));
+        // A million tensors of nothing.
+        let mut header = String::from("{");
+        for name in 0..1_000_000 {
+            let comma = if name == 0 { "" } else { "," };
+            header +=
+                &format!(r#"{comma}"{name}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#);
+        }
+        header.push('}');
+        assert!(problem(&file(&header, 0)).contains("header"));
+        let mut longer = file(huge, 4);
+        longer[0] = 0xff;
+        longer[7] = 0xff;
+        problem(&longer);
     }
 
     #[test]

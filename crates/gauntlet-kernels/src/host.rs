@@ -19,6 +19,14 @@ pub fn is_host(device: &Device) -> bool {
     on_host(device) && !device.is_autodiff()
 }
 
+/// How many threads are worth starting: `RAYON_NUM_THREADS` if it says so, else as many as there are cores.
+pub fn threads() -> usize {
+    let told = std::env::var("RAYON_NUM_THREADS").ok();
+    let told = told.and_then(|text| text.parse().ok());
+    told.filter(|count| *count > 0)
+        .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
+}
+
 /// Calls `work` with the number and the values of each row of `rows`, on as many threads as pay.
 pub fn each_row<const D: usize>(
     rows: &mut [f32],
@@ -31,7 +39,7 @@ pub fn each_row<const D: usize>(
     }
     let threads = match rows.len() {
         0..SMALL => 1,
-        _ => thread::available_parallelism().map_or(1, usize::from),
+        _ => threads(),
     };
     let block = dims[0].div_ceil(threads);
     let run = |(place, rows): (usize, &mut [f32])| {

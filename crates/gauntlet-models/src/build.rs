@@ -48,11 +48,7 @@ impl<'a> Builder<'a> {
         let mut conv = self.bare_conv(channels, kernel, stride, kernel / 2, false);
         let std = (2.0 / (channels[1] * kernel * kernel) as f32).sqrt();
         let shape = [channels[1], channels[0], kernel, kernel];
-        let ordinal = self.ordinal();
-        let values = self
-            .key
-            .normal(&[ordinal], [1, shape.iter().product()], self.device);
-        conv.weight = Param::from_tensor(values.reshape(shape).mul_scalar(std));
+        conv.weight = self.normal(shape, std);
         conv
     }
 
@@ -70,6 +66,24 @@ impl<'a> Builder<'a> {
     /// BatchNorm with weight 1 and bias 0. burn feeds its running variance with the biased batch variance.
     pub(crate) fn batch_norm(&mut self, channels: usize) -> BatchNorm {
         BatchNormConfig::new(channels).init(self.device)
+    }
+
+    /// The device of the layers.
+    pub(crate) fn device(&self) -> &Device {
+        self.device
+    }
+
+    /// Normal values around 0.
+    pub(crate) fn normal<const D: usize>(
+        &mut self,
+        shape: [usize; D],
+        std: f32,
+    ) -> Param<Tensor<D>> {
+        let ordinal = self.ordinal();
+        let values = self
+            .key
+            .normal(&[ordinal], [1, shape.iter().product()], self.device);
+        Param::from_tensor(values.reshape(shape).mul_scalar(std))
     }
 
     fn bare_conv(

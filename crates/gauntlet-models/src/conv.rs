@@ -4,6 +4,7 @@ use burn::nn::PaddingConfig2d;
 use burn::nn::conv::Conv2d;
 use burn::nn::pool::MaxPool2d;
 use burn::tensor::Tensor;
+use burn::tensor::ops::PadMode;
 use gauntlet_kernels::{conv2d, conv2d_relu, conv2d_relu_pool};
 
 use crate::Activation;
@@ -45,6 +46,14 @@ fn by(kernel: Convolution, layer: &Conv2d, x: Tensor<4>) -> Option<Tensor<4>> {
             let bias = layer.bias.as_ref().map(|bias| bias.val());
             let weight = layer.weight.val();
             Some(kernel(x, weight, bias, layer.stride, [top, left]))
+        }
+        // Sides that differ: padded first.
+        PaddingConfig2d::Explicit(top, left, bottom, right)
+            if layer.groups == 1 && layer.dilation == [1, 1] =>
+        {
+            let x = x.pad((left, right, top, bottom), PadMode::Constant(0.0));
+            let bias = layer.bias.as_ref().map(|bias| bias.val());
+            Some(kernel(x, layer.weight.val(), bias, layer.stride, [0, 0]))
         }
         _ => None,
     }

@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 
 use crate::build::Builder;
 use crate::conv::convolve_act_pool;
+use crate::onnx::{Draft, Value};
 use crate::{Activation, ModelError};
 
 /// 5×5×32 – pool – 5×5×64 – pool – fc 1024: the MNIST network of Madry et al. (2018).
@@ -45,5 +46,18 @@ impl LenetMadry {
 
     pub(crate) fn head(&self, features: Tensor<2>) -> Tensor<2> {
         self.fc2.forward(features)
+    }
+
+    pub(crate) fn draw(&self, draft: &mut Draft, x: &Value, act: Activation) -> Value {
+        let x = draft.conv("conv1", &self.conv1, x);
+        let x = draft.act(act, &x);
+        let x = draft.max_pool(2, 2, 0, &x);
+        let x = draft.conv("conv2", &self.conv2, &x);
+        let x = draft.act(act, &x);
+        let x = draft.max_pool(2, 2, 0, &x);
+        let x = draft.flatten(&x);
+        let x = draft.linear("fc1", &self.fc1, &x);
+        let x = draft.act(act, &x);
+        draft.linear("fc2", &self.fc2, &x)
     }
 }

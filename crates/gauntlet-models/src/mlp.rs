@@ -4,6 +4,7 @@ use burn::tensor::Tensor;
 
 use crate::Activation;
 use crate::build::Builder;
+use crate::onnx::{Draft, Value};
 
 /// Multilayer perceptron with two hidden layers on the flattened image.
 #[derive(Module, Debug)]
@@ -34,5 +35,14 @@ impl Mlp {
 
     pub(crate) fn head(&self, features: Tensor<2>) -> Tensor<2> {
         self.fc3.forward(features)
+    }
+
+    pub(crate) fn draw(&self, draft: &mut Draft, x: &Value, act: Activation) -> Value {
+        let x = draft.flatten(x);
+        let x = draft.linear("fc1", &self.fc1, &x);
+        let x = draft.act(act, &x);
+        let x = draft.linear("fc2", &self.fc2, &x);
+        let x = draft.act(act, &x);
+        draft.linear("fc3", &self.fc3, &x)
     }
 }

@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 
 use crate::build::Builder;
 use crate::conv::convolve_act;
+use crate::onnx::{Draft, Value};
 use crate::{Activation, ModelError};
 
 /// 16 4×4/2 – 32 4×4/2 – fc 100: the network of Wong & Kolter (2018) that verifiers and fast adversarial training share;
@@ -43,5 +44,16 @@ impl MnistCnn {
 
     pub(crate) fn head(&self, features: Tensor<2>) -> Tensor<2> {
         self.fc2.forward(features)
+    }
+
+    pub(crate) fn draw(&self, draft: &mut Draft, x: &Value, act: Activation) -> Value {
+        let x = draft.conv("conv1", &self.conv1, x);
+        let x = draft.act(act, &x);
+        let x = draft.conv("conv2", &self.conv2, &x);
+        let x = draft.act(act, &x);
+        let x = draft.flatten(&x);
+        let x = draft.linear("fc1", &self.fc1, &x);
+        let x = draft.act(act, &x);
+        draft.linear("fc2", &self.fc2, &x)
     }
 }

@@ -5,9 +5,13 @@ use crate::build::Builder;
 use crate::lenet_madry::LenetMadry;
 use crate::mlp::Mlp;
 use crate::mnist_cnn::MnistCnn;
+use crate::onnx::{Draft, OnnxNetwork, Value};
 use crate::resnet::ResNet;
 use crate::small_cnn::SmallCnn;
-use crate::{Activation, Arch, Classifier, Description, ModelConfig, ModelError};
+use crate::torch_resnet::{self, TorchResNet};
+use crate::vgg::Vgg;
+use crate::vit::Vit;
+use crate::{Activation, Arch, Classifier, Description, ModelConfig, ModelError, folder, import};
 
 /// Any of the architectures, as one module type.
 #[derive(Module, Debug)]
@@ -21,7 +25,7 @@ pub struct Network {
 }
 
 /// Mean and standard deviation of each channel.
-type MeanStd = (Vec<f32>, Vec<f32>);
+pub(crate) type MeanStd = (Vec<f32>, Vec<f32>);
 
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant, reason = "there is one in a network")]
@@ -31,6 +35,10 @@ enum Body {
     SmallCnn(SmallCnn),
     LenetMadry(LenetMadry),
     ResNet(ResNet),
+    TorchResNet(TorchResNet),
+    Vgg(Vgg),
+    Vit(Vit),
+    Onnx(OnnxNetwork),
 }
 
 impl ModelConfig {
@@ -60,11 +68,33 @@ impl ModelConfig {
             Arch::MnistCnn => Body::MnistCnn(MnistCnn::new(build, shape, classes)?),
             Arch::SmallCnn => Body::SmallCnn(SmallCnn::new(build, shape, classes)?),
             Arch::LenetMadry => Body::LenetMadry(LenetMadry::new(build, shape, classes)?),
-            Arch::PreactResnet18 => Body::ResNet(ResNet::preact18(build, shape, classes)?),
-            Arch::WideResnet => {
-                let (depth, width) = (self.depth.unwrap_or(28), self.width.unwrap_or(10));
-                Body::ResNet(ResNet::wide(build, shape, classes, depth, width)?)
+            Arch::PreactResnet18 | Arch::PreactResnet18Plain => {
+                let plain = self.arch == Arch::PreactResnet18Plain;
+                Body::ResNet(ResNet::preact18(build, shape, classes, plain)?)
             }
+            Arch::WideResnet | Arch::WideResnetSame => {
+                let (depth, width) = (self.depth.unwrap_or(28), self.width.unwrap_or(10));
+                let same = self.arch == Arch::WideResnetSame;
+                Body::ResNet(ResNet::wide(build, shape, classes, depth, width, same)?)
+            }
+            Arch::Resnet18 | Arch::Resnet34 | Arch::Resnet50 | Arch::Resnet18Cifar => {
+                let kind = torch_resnet::Kind {
+                    name: self.arch.name(),
+                    blocks: match self.arch {
+                        Arch::Resnet34 | Arch::Resnet50 => [3, 4, 6, 3],
+                        _ => [2, 2, 2, 2],
+                    },
+                    bottleneck: self.arch == Arch::Resnet50,
+                    small: self.arch == Arch::Resnet18Cifar,
+                };
+                Body::TorchResNet(TorchResNet::new(build, kind, shape, classes)?)
+            }
+            Arch::Vgg16Bn => Body::Vgg(Vgg::new(build, shape, classes)?),
+            Arch::Vit => {
+                let (depth, width) = (self.depth.unwrap_or(6), self.width.unwrap_or(192));
+                Body::Vit(Vit::new(build, shape, classes, depth, width)?)
+            }
+            Arch::Onnx => Body::Onnx(self.onnx(shape, classes, device)?),
         };
         Ok(Network {
             body,
@@ -81,11 +111,17 @@ impl ModelConfig {
                 problem: format!("`{}` has no {key}; {has}", self.arch),
             })
         };
-        if self.width.is_some() && !matches!(self.arch, Arch::Mlp | Arch::WideResnet) {
-            return refuse("width", "`mlp` and `wide-resnet` do");
+        if self.width.is_some() && !self.arch.has_width() {
+            return refuse("width", "`mlp`, `wide-resnet` and `vit` do");
         }
-        if self.depth.is_some() && self.arch != Arch::WideResnet {
-            return refuse("depth", "`wide-resnet` does");
+        if self.depth.is_some() && !self.arch.has_depth() {
+            return refuse("depth", "`wide-resnet` and `vit` do");
+        }
+        if self.activation != Activation::Relu && matches!(self.arch, Arch::Vit | Arch::Onnx) {
+            return refuse("activation", "its nonlinearities are fixed");
+        }
+        if self.file.is_some() && self.arch != Arch::Onnx {
+            return refuse("file", "`onnx` does");
         }
         if self.width == Some(0) {
             return Err(ModelError::Config {
@@ -94,6 +130,33 @@ impl ModelConfig {
             });
         }
         Ok(())
+    }
+
+    /// The network of `file`.
+    fn onnx(
+        &self,
+        shape: [usize; 3],
+        classes: usize,
+        device: &Device,
+    ) -> Result<OnnxNetwork, ModelError> {
+        let Some(path) = &self.file else {
+            return Err(ModelError::Config {
+                key: "file",
+                problem: "`onnx` needs it: the ONNX file that says what is computed".to_owned(),
+            });
+        };
+        let network = OnnxNetwork::open(path, device)?;
+        let found = (network.shape(), network.classes());
+        if found != (shape, classes) {
+            return Err(ModelError::Weights {
+                path: path.clone(),
+                problem: format!(
+                    "the network takes images of {:?} in {} classes, these are {shape:?} in {classes}",
+                    found.0, found.1
+                ),
+            });
+        }
+        Ok(network)
     }
 
     fn normalisation(&self, channels: usize) -> Result<Option<MeanStd>, ModelError> {
@@ -130,6 +193,26 @@ impl Description {
         self.config
             .init(self.shape, self.classes.len(), seed, device)
     }
+
+    /// The network that training starts from: that of `weights`, if the `[model]` table names some, else a new one.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::init`], and [`ModelError::Weights`] if the weights do not fit.
+    pub fn start(&self, seed: u64, device: &Device) -> Result<Network, ModelError> {
+        let Some(path) = &self.config.weights else {
+            return self.init(seed, device);
+        };
+        let network = if path.is_dir() {
+            folder::load_as(path, self, device)?
+        } else {
+            import::import(path, self, device)?
+        };
+        Ok(if device.is_autodiff() {
+            network.train()
+        } else {
+            network
+        })
+    }
 }
 
 impl Network {
@@ -152,6 +235,39 @@ impl Network {
             Body::SmallCnn(body) => body.head(features),
             Body::LenetMadry(body) => body.head(features),
             Body::ResNet(body) => body.head(features),
+            Body::TorchResNet(body) => body.head(features),
+            Body::Vgg(body) => body.head(features),
+            Body::Vit(body) => body.head(features),
+            Body::Onnx(_) => unreachable!("its logits are computed as a whole"),
+        }
+    }
+
+    /// Draws what the network computes, and the layers of a network that was drawn already.
+    pub(crate) fn draw(&self, draft: &mut Draft, x: &Value) -> Value {
+        let act = self.activation;
+        match &self.body {
+            Body::Mlp(body) => body.draw(draft, x, act),
+            Body::MnistCnn(body) => body.draw(draft, x, act),
+            Body::SmallCnn(body) => body.draw(draft, x, act),
+            Body::LenetMadry(body) => body.draw(draft, x, act),
+            Body::ResNet(body) => body.draw(draft, x, act),
+            Body::TorchResNet(body) => body.draw(draft, x, act),
+            Body::Vgg(body) => body.draw(draft, x, act),
+            Body::Vit(body) => body.draw(draft, x),
+            Body::Onnx(body) => body.draw(draft, x),
+        }
+    }
+
+    /// What is subtracted from each channel, and what divides it.
+    pub(crate) fn normalisation(&self) -> Option<&MeanStd> {
+        self.normalise.as_ref()
+    }
+
+    /// The version of the standard operators that [`draw`](Self::draw) uses.
+    pub(crate) fn opset(&self) -> i64 {
+        match &self.body {
+            Body::Onnx(body) => body.opset(),
+            _ => crate::onnx::OPSET,
         }
     }
 
@@ -163,7 +279,10 @@ impl Network {
 
 impl Classifier<4> for Network {
     fn logits(&self, x: Tensor<4>) -> Tensor<2> {
-        self.head(self.features(x))
+        match &self.body {
+            Body::Onnx(body) => body.logits(self.normalised(x)),
+            _ => self.head(self.features(x)),
+        }
     }
 
     fn features(&self, x: Tensor<4>) -> Tensor<2> {
@@ -174,6 +293,10 @@ impl Classifier<4> for Network {
             Body::SmallCnn(body) => body.features(x, act),
             Body::LenetMadry(body) => body.features(x, act),
             Body::ResNet(body) => body.features(x, act),
+            Body::TorchResNet(body) => body.features(x, act),
+            Body::Vgg(body) => body.features(x, act),
+            Body::Vit(body) => body.features(x),
+            Body::Onnx(body) => body.features(x),
         }
     }
 }
@@ -183,14 +306,7 @@ mod tests {
     use super::*;
 
     fn config(arch: Arch) -> ModelConfig {
-        ModelConfig {
-            arch,
-            activation: Activation::Relu,
-            width: None,
-            depth: None,
-            mean: None,
-            std: None,
-        }
+        ModelConfig::of(arch)
     }
 
     /// Counts as published, or as PyTorch counts the papers' own code.
@@ -204,15 +320,34 @@ mod tests {
             width: Some(width),
             ..config(Arch::WideResnet)
         };
-        for (config, shape, parameters) in [
-            (config(Arch::MnistCnn), mnist, 166_406),
-            (config(Arch::SmallCnn), mnist, 312_202),
-            (config(Arch::LenetMadry), mnist, 3_274_634),
-            (config(Arch::PreactResnet18), cifar, 11_172_170),
-            (wide(28, 10), cifar, 36_479_194),
-            (wide(34, 10), cifar, 46_160_474),
-        ] {
-            let model = config.init(shape, 10, 0, &device).unwrap();
+        let vit = |depth| ModelConfig {
+            depth: Some(depth),
+            ..config(Arch::Vit)
+        };
+        for (config, shape, classes, parameters) in [
+            // As torchvision counts its own.
+            (config(Arch::Resnet18), [3, 224, 224], 1000, 11_689_512),
+            (config(Arch::Resnet34), [3, 224, 224], 1000, 21_797_672),
+            (config(Arch::Resnet50), [3, 224, 224], 1000, 25_557_032),
+            // As PyTorch counts `scripts/peers/networks.py`.
+            (vit(6), cifar, 10, 2_693_578),
+        ]
+        .into_iter()
+        .chain(
+            [
+                (config(Arch::MnistCnn), mnist, 166_406),
+                (config(Arch::SmallCnn), mnist, 312_202),
+                (config(Arch::LenetMadry), mnist, 3_274_634),
+                (config(Arch::PreactResnet18), cifar, 11_172_170),
+                (config(Arch::PreactResnet18Plain), cifar, 11_171_146),
+                (config(Arch::Resnet18Cifar), cifar, 11_173_962),
+                (config(Arch::Vgg16Bn), cifar, 14_728_266),
+                (wide(28, 10), cifar, 36_479_194),
+                (wide(34, 10), cifar, 46_160_474),
+            ]
+            .map(|(config, shape, parameters)| (config, shape, 10, parameters)),
+        ) {
+            let model = config.init(shape, classes, 0, &device).unwrap();
             // Running statistics are counted by burn too, two for each weight and bias of BatchNorm.
             let tensors = crate::named::list(&model);
             let counted = tensors
@@ -228,13 +363,21 @@ mod tests {
         let device = Device::flex();
         for arch in Arch::ALL {
             let mut config = config(arch);
-            if arch == Arch::WideResnet {
-                (config.depth, config.width) = (Some(10), Some(1));
+            match arch {
+                Arch::WideResnet | Arch::WideResnetSame => {
+                    (config.depth, config.width) = (Some(10), Some(1));
+                }
+                Arch::Vit => (config.depth, config.width) = (Some(1), Some(64)),
+                // That of a file has its own tests.
+                Arch::Onnx => continue,
+                _ => {}
             }
-            config.activation = Activation::Silu;
-            let x = Tensor::<4>::full([2, 1, 28, 28], 0.5, &device);
+            if arch != Arch::Vit {
+                config.activation = Activation::Silu;
+            }
+            let x = Tensor::<4>::full([2, 1, 32, 32], 0.5, &device);
             let logits = |seed| {
-                let model = config.init([1, 28, 28], 7, seed, &device).unwrap();
+                let model = config.init([1, 32, 32], 7, seed, &device).unwrap();
                 let logits = model.logits(x.clone());
                 assert_eq!(logits.dims(), [2, 7]);
                 logits.try_into_vec_as::<f32>().unwrap()
@@ -332,5 +475,13 @@ mod tests {
             "mean"
         );
         assert_eq!(key(config(Arch::SmallCnn), [1, 8, 8]), "arch");
+        assert_eq!(key(config(Arch::Resnet18), [3, 16, 64]), "arch");
+        assert_eq!(key(config(Arch::Vit), [3, 30, 32]), "arch");
+        assert_eq!(key(config(Arch::Onnx), [3, 32, 32]), "file");
+        let silu = ModelConfig {
+            activation: Activation::Silu,
+            ..config(Arch::Vit)
+        };
+        assert_eq!(key(silu, [3, 32, 32]), "activation");
     }
 }

@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 
 use crate::build::Builder;
 use crate::conv::{convolve_act, convolve_act_pool};
+use crate::onnx::{Draft, Value};
 use crate::{Activation, ModelError};
 
 /// The small network of TRADES (Zhang et al. 2019): four unpadded 3×3 convolutions, fc 200 – dropout – fc 200;
@@ -64,5 +65,23 @@ impl SmallCnn {
 
     pub(crate) fn head(&self, features: Tensor<2>) -> Tensor<2> {
         self.fc3.forward(features)
+    }
+
+    pub(crate) fn draw(&self, draft: &mut Draft, x: &Value, act: Activation) -> Value {
+        let mut x = x.clone();
+        let convs = [&self.conv1, &self.conv2, &self.conv3, &self.conv4];
+        for (place, conv) in convs.into_iter().enumerate() {
+            x = draft.conv(&format!("conv{}", place + 1), conv, &x);
+            x = draft.act(act, &x);
+            if place % 2 == 1 {
+                x = draft.max_pool(2, 2, 0, &x);
+            }
+        }
+        let x = draft.flatten(&x);
+        let x = draft.linear("fc1", &self.fc1, &x);
+        let x = draft.act(act, &x);
+        let x = draft.linear("fc2", &self.fc2, &x);
+        let x = draft.act(act, &x);
+        draft.linear("fc3", &self.fc3, &x)
     }
 }

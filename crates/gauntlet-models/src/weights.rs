@@ -68,7 +68,7 @@ pub fn save_tensors(
     })?;
     Ok(bytes
         .into_iter()
-        .map(|(name, bytes)| (name.clone(), hex(&bytes)))
+        .map(|(name, bytes)| (name.clone(), sha256(&bytes)))
         .collect())
 }
 
@@ -148,7 +148,7 @@ pub fn load_tensors(
             )));
         }
         if let Some(hash) = expected.and_then(|hashes| hashes.get(name)) {
-            let found = hex(view.data());
+            let found = sha256(view.data());
             if found != *hash {
                 return Err(wrong(format!(
                     "tensor `{name}` is damaged: SHA-256 {found}, not {hash}"
@@ -179,7 +179,7 @@ pub fn load_tensors(
 pub fn hashes<M: Module>(model: &M) -> BTreeMap<String, String> {
     named::data(model)
         .iter()
-        .map(|(name, data)| (name.clone(), hex(&little_endian(data))))
+        .map(|(name, data)| (name.clone(), sha256(&little_endian(data))))
         .collect()
 }
 
@@ -192,7 +192,8 @@ fn little_endian(data: &TensorData) -> Vec<u8> {
         .collect()
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// SHA-256 of `bytes` in hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes)
         .iter()
         .map(|byte| format!("{byte:02x}"))

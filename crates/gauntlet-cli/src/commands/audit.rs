@@ -593,7 +593,7 @@ fn audit_folder(origin: &Origin) -> PathBuf {
 pub(crate) type Takes = ([usize; 3], Vec<String>);
 
 /// The plan of the run that a model is of, if it is of one.
-fn run_of(model: &Path) -> Option<Plan> {
+pub(super) fn run_of(model: &Path) -> Option<Plan> {
     let run = |folder: &Path| RunDir::plan(folder).ok();
     run(model).or_else(|| run(model.canonicalize().ok()?.parent()?.parent()?))
 }

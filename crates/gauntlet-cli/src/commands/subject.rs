@@ -1,9 +1,12 @@
 //! What is looked at or judged: a run, a checkpoint, or a weights file of another tool.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use gauntlet_models::import::{Imported, Weights};
+use gauntlet_models::onnx::OnnxNetwork;
 use gauntlet_models::{Activation, Arch, Description, ModelConfig, Network};
 use gauntlet_train::checkpoint;
 
@@ -120,6 +123,9 @@ impl Subject<'_> {
     }
 
     fn import(&self, path: PathBuf, device: &Device) -> Result<Loaded, Failure> {
+        if is_onnx(&path) {
+            return self.import_onnx(path, device);
+        }
         let Some((shape, classes)) = self.data else {
             return Err(Failure::request(format!(
                 "{} says nothing of the images and classes it is for\n\nhint: name the data with `--data`",
@@ -156,6 +162,59 @@ impl Subject<'_> {
         })
     }
 
+    /// A network with its graph, which says itself what images it takes.
+    fn import_onnx(&self, path: PathBuf, device: &Device) -> Result<Loaded, Failure> {
+        let typed = self.typed().into_iter();
+        let mut others = typed.filter(|option| !matches!(*option, "--mean" | "--std"));
+        let other = others.find(|option| *option != "--arch" || self.arch != Some(Arch::Onnx));
+        if let Some(option) = other {
+            return Err(Failure::request(format!(
+                "`{option}` is for files of weights alone; {} says itself what is computed",
+                path.display()
+            )));
+        }
+        let file = OnnxNetwork::open(&path, device)?;
+        let mut notes = file.notes().to_vec();
+        let (shape, count) = (file.shape(), file.classes());
+        let classes = match self.data {
+            Some((known, classes)) if (known, classes.len()) == (shape, count) => classes.to_vec(),
+            Some((known, classes)) => {
+                return Err(Failure::request(format!(
+                    "{} takes images of {shape:?} in {count} classes; these are {known:?} in {}",
+                    path.display(),
+                    classes.len()
+                )));
+            }
+            None => (0..count).map(|class| class.to_string()).collect(),
+        };
+        let each = |values: &Option<Vec<f32>>| match values.as_deref() {
+            Some(&[value]) => Some(vec![value; shape[0]]),
+            _ => values.clone(),
+        };
+        if self.mean.is_none() && self.std.is_none() {
+            notes.push(
+                "its graph is taken to normalise by itself what is in [0, 1]; `--normalise` says otherwise"
+                    .to_owned(),
+            );
+        }
+        let description = Description {
+            config: ModelConfig {
+                mean: each(&self.mean),
+                std: each(&self.std),
+                file: Some(path.canonicalize().unwrap_or_else(|_| path.clone())),
+                ..ModelConfig::of(Arch::Onnx)
+            },
+            shape,
+            classes,
+        };
+        Ok(Loaded {
+            network: description.init(0, device)?,
+            description,
+            origin: Origin::File(path),
+            notes,
+        })
+    }
+
     /// The `[model]` table for a weights file: what was typed, and what its names and shapes say of the rest.
     fn config(
         &self,
@@ -164,16 +223,22 @@ impl Subject<'_> {
         classes: usize,
         notes: &mut Vec<String>,
     ) -> Result<ModelConfig, Failure> {
+        // One value stands for all channels.
+        let each = |values: &Option<Vec<f32>>| match values.as_deref() {
+            Some(&[value]) => Some(vec![value; shape[0]]),
+            _ => values.clone(),
+        };
         let typed = |arch| ModelConfig {
-            arch,
             activation: self.activation.unwrap_or_default(),
             width: self.width,
             depth: self.depth,
-            mean: self.mean.clone(),
-            std: self.std.clone(),
+            mean: each(&self.mean),
+            std: each(&self.std),
+            ..ModelConfig::of(arch)
         };
-        let sized = matches!(self.arch, Some(Arch::Mlp | Arch::WideResnet));
-        let known = self.width.is_some() && (self.depth.is_some() || self.arch == Some(Arch::Mlp));
+        let sized = self.arch.is_some_and(Arch::has_width);
+        let deep = self.arch.is_some_and(Arch::has_depth);
+        let known = self.width.is_some() && (self.depth.is_some() || !deep);
         if let Some(arch) = self.arch
             && (!sized || known)
         {
@@ -219,6 +284,13 @@ impl Subject<'_> {
             }
         }
     }
+}
+
+/// Whether a file has a graph in it, and not weights alone.
+fn is_onnx(path: &Path) -> bool {
+    let mut head = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(64).read_to_end(&mut head));
+    read.is_ok() && gauntlet_formats::onnx::is_onnx(&head)
 }
 
 /// The checkpoint whose own weights a file is.

@@ -8,6 +8,7 @@ use gauntlet_train::{
 use serde_json::{Value, json};
 
 use super::judge;
+use super::model::checkpoint_in;
 use crate::args::Train;
 use crate::config::{self, Config};
 use crate::devices::{self, Picked, Spec};
@@ -67,8 +68,20 @@ impl Job {
         if examples < batch {
             return Err(config.explain(TrainError::TooFewExamples { batch, examples }));
         }
+        let mut model = plan.model.clone();
+        if let Some(weights) = &mut model.weights
+            && weights.is_dir()
+        {
+            *weights = checkpoint_in(weights)?;
+        }
+        // Checkpoints name the file; they are to be read from other folders too.
+        if let Some(file) = &mut model.file
+            && let Ok(absolute) = file.canonicalize()
+        {
+            *file = absolute;
+        }
         let description = Description {
-            config: plan.model.clone(),
+            config: model,
             shape: splits.train.shape,
             classes: splits.train.classes.to_vec(),
         };
@@ -137,7 +150,7 @@ impl Job {
 
     fn network(&self) -> Result<Network, TrainError> {
         let device = self.device.device.clone().autodiff();
-        Ok(self.description.init(self.plan().seed, &device)?)
+        Ok(self.description.start(self.plan().seed, &device)?)
     }
 
     fn fit(

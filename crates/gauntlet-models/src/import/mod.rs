@@ -1,12 +1,13 @@
 //! Weights of other tools: safetensors files and PyTorch checkpoints, into a [`Network`] of a known architecture.
 //!
 //! Known are the names of Gauntlet itself; its layers' names with PyTorch's conventions (`conv1.weight`, `fc1.bias`); plain
-//! `nn.Sequential` (`0.weight`, `2.weight`, ...); the PreActResNet-18 of robust_overfitting; the Wide ResNet and small CNN of TRADES,
-//! which RobustBench shares. Dicts around a state dict (`state_dict`, `model`, ...) and modules around a network (`module.`,
+//! `nn.Sequential` (`0.weight`, `2.weight`, ...); the PreActResNet-18 of robust_overfitting, MART and AWP, and that of RobustBench; the Wide
+//! ResNet and small CNN of TRADES, which RobustBench, MART and AWP share; the Wide ResNet of Gowal et al. (2020); torchvision's ResNets; ResNet-18 and
+//! VGG-16 of pytorch-cifar; timm's vision transformers. Dicts around a state dict (`state_dict`, `model`, ...) and modules around a network (`module.`,
 //! `1.`) may have any name: they are what comes before the names of the weights.
 
 mod fit;
-mod names;
+pub(crate) mod names;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, TensorData};
 use gauntlet_formats::WeightsFile;
 
-use crate::{Activation, Description, ModelConfig, ModelError, Network, named};
+use crate::{Description, ModelConfig, ModelError, Network, named};
 use fit::{Fit, Source};
 
 /// Reads the weights of a file into a network. See [`Weights::network`].
@@ -225,12 +226,9 @@ impl Weights {
             // Nothing is built that is larger than the file.
             .filter(|&(_, _, _, least)| least <= total)
             .map(|(arch, width, depth, _)| ModelConfig {
-                arch,
-                activation: Activation::default(),
                 width,
                 depth,
-                mean: None,
-                std: None,
+                ..ModelConfig::of(arch)
             })
             .filter(|config| fits(config).is_some())
             .collect()

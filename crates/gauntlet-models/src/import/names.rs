@@ -31,11 +31,15 @@ impl Scheme {
         if *self == Self::Own {
             return vec![path.clone()];
         }
-        let Some((layer, last)) = path
-            .strip_prefix("body.")
-            .and_then(|path| path.rsplit_once('.'))
-        else {
+        let Some(path) = path.strip_prefix("body.") else {
             return Vec::new();
+        };
+        let Some((layer, last)) = path.rsplit_once('.') else {
+            // Parameters of the network itself.
+            return match self {
+                Self::Layers => vec![path.to_owned()],
+                _ => Vec::new(),
+            };
         };
         let last = match last {
             "gamma" => "weight",
@@ -74,7 +78,22 @@ pub(super) fn layers(all: &[Named]) -> Vec<String> {
 
 /// Whether the architecture is one layer after another.
 pub(super) fn is_sequence(arch: Arch) -> bool {
-    !matches!(arch, Arch::PreactResnet18 | Arch::WideResnet)
+    matches!(
+        arch,
+        Arch::Mlp | Arch::MnistCnn | Arch::SmallCnn | Arch::LenetMadry
+    )
+}
+
+/// What the tensors of a network are called where it goes out to, in their order; nothing if there are no such names. Linear weights are to be
+/// `[out, in]`.
+pub(crate) fn outward(all: &[Named], arch: Arch) -> Option<Vec<String>> {
+    let scheme = match arch {
+        Arch::Onnx => return None,
+        Arch::Mlp | Arch::MnistCnn | Arch::LenetMadry | Arch::Vit => Scheme::Layers,
+        _ => Scheme::Published,
+    };
+    let name = |tensor: &Named| scheme.names(tensor, all, arch).into_iter().next();
+    all.iter().map(name).collect()
 }
 
 fn published(layer: &str, all: &[Named], arch: Arch) -> Vec<String> {
@@ -89,11 +108,13 @@ fn published(layer: &str, all: &[Named], arch: Arch) -> Vec<String> {
             vec![format!("feature_extractor.{layer}")]
         }
         (Arch::SmallCnn, layer, _) => vec![format!("classifier.{layer}")],
-        (Arch::PreactResnet18 | Arch::WideResnet, "stem", _) => some(&["conv1"]),
+        (Arch::PreactResnet18 | Arch::PreactResnet18Plain | Arch::WideResnet, "stem", _) => {
+            some(&["conv1"])
+        }
         // robust_overfitting and fast_adversarial, preactresnet.py; pytorch-cifar has no last BatchNorm.
         (Arch::PreactResnet18, "norm", _) => some(&["bn"]),
-        (Arch::PreactResnet18, "fc", _) => some(&["linear", "fc"]),
-        (Arch::PreactResnet18, _, Some((number, part))) => {
+        (Arch::PreactResnet18 | Arch::PreactResnet18Plain, "fc", _) => some(&["linear", "fc"]),
+        (Arch::PreactResnet18 | Arch::PreactResnet18Plain, _, Some((number, part))) => {
             let part = match part {
                 "norm1" => "bn1",
                 "norm2" => "bn2",
@@ -102,15 +123,56 @@ fn published(layer: &str, all: &[Named], arch: Arch) -> Vec<String> {
             };
             vec![format!("layer{}.{}.{part}", number / 2 + 1, number % 2)]
         }
+        // adversarial_robustness, pytorch/model_zoo.py, which RobustBench has as dm_wide_resnet.py.
+        (Arch::WideResnetSame, "stem", _) => some(&["init_conv"]),
+        (Arch::WideResnetSame, "norm", _) => some(&["batchnorm"]),
+        (Arch::WideResnetSame, "fc", _) => some(&["logits"]),
+        (Arch::WideResnetSame, _, Some((number, part))) => {
+            let each = blocks_of_a_stage(all);
+            let part = match part {
+                "norm1" => "batchnorm_0",
+                "conv1" => "conv_0",
+                "norm2" => "batchnorm_1",
+                "conv2" => "conv_1",
+                other => other,
+            };
+            vec![format!(
+                "layer.{}.block.{}.{part}",
+                number / each,
+                number % each
+            )]
+        }
+        // torchvision, and for small images pytorch-cifar and RobustBench.
+        (Arch::Resnet18 | Arch::Resnet34 | Arch::Resnet50, "fc", _) => some(&["fc", "linear"]),
+        (Arch::Resnet18Cifar, "fc", _) => some(&["linear", "fc"]),
+        (Arch::Resnet18 | Arch::Resnet34 | Arch::Resnet50 | Arch::Resnet18Cifar, _, _) => {
+            let Some((block, part)) = layer.split_once(".downsample.") else {
+                return vec![layer.to_owned()];
+            };
+            let place = usize::from(part == "norm");
+            let mut names = vec![
+                format!("{block}.downsample.{place}"),
+                format!("{block}.shortcut.{place}"),
+            ];
+            if arch == Arch::Resnet18Cifar {
+                names.reverse();
+            }
+            names
+        }
+        // torchvision's places; pytorch-cifar has the same, and the one linear layer.
+        (Arch::Vgg16Bn, "classifier", _) => some(&["classifier"]),
+        (Arch::Vgg16Bn, _, _) => {
+            let Some((kind, place)) = layer.split_once('.') else {
+                return Vec::new();
+            };
+            let place = place.parse().map_or(0, crate::vgg::place_in_features);
+            vec![format!("features.{}", place + usize::from(kind == "norms"))]
+        }
         // TRADES and RobustBench, wideresnet.py.
         (Arch::WideResnet, "norm", _) => some(&["bn1"]),
         (Arch::WideResnet, "fc", _) => some(&["fc", "linear"]),
         (Arch::WideResnet, _, Some((number, part))) => {
-            let blocks = layers(all)
-                .iter()
-                .filter(|layer| layer.ends_with(".norm1"))
-                .count();
-            let each = (blocks / 3).max(1);
+            let each = blocks_of_a_stage(all);
             let part = match part {
                 "norm1" => "bn1",
                 "norm2" => "bn2",
@@ -125,6 +187,13 @@ fn published(layer: &str, all: &[Named], arch: Arch) -> Vec<String> {
         }
         _ => Vec::new(),
     }
+}
+
+/// How many blocks each of the three stages of a Wide ResNet has.
+fn blocks_of_a_stage(all: &[Named]) -> usize {
+    let layers = layers(all);
+    let blocks = layers.iter().filter(|layer| layer.ends_with(".norm1"));
+    (blocks.count() / 3).max(1)
 }
 
 /// An architecture with the width and depth that names and shapes speak of, and the least number of weights it has.
@@ -167,13 +236,40 @@ pub(super) fn candidates(source: &Source<'_>) -> Vec<Candidate> {
     if has(32, 5) && has(64, 5) {
         found.push((Arch::LenetMadry, None, None, 0));
     }
-    if has(512, 3) {
-        found.push((Arch::PreactResnet18, None, None, 0));
+    let ends_in = |end: &str| source.keys().any(|name| name.ends_with(end));
+    match (has(512, 3), has(64, 7)) {
+        (true, true) if ends_in("conv3.weight") => found.push((Arch::Resnet50, None, None, 0)),
+        (true, true) if ends_in("layer3.5.conv1.weight") => {
+            found.push((Arch::Resnet34, None, None, 0));
+        }
+        (true, true) => found.push((Arch::Resnet18, None, None, 0)),
+        (true, false) if ends_in("40.weight") || ends_in("convs.12.weight") => {
+            found.push((Arch::Vgg16Bn, None, None, 0));
+        }
+        (true, false) => found.extend(
+            [
+                Arch::PreactResnet18,
+                Arch::PreactResnet18Plain,
+                Arch::Resnet18Cifar,
+            ]
+            .map(|arch| (arch, None, None, 0)),
+        ),
+        (false, _) => {}
+    }
+    if let Some((_, position)) = source.iter().find(|(name, _)| name.ends_with("pos_embed"))
+        && let &[1, _, width] = position.shape.as_slice()
+    {
+        let depth = (0..1000).take_while(|i| ends_in(&format!("blocks.{i}.attn.qkv.weight")));
+        let depth = depth.count();
+        let least = width
+            .saturating_pow(2)
+            .saturating_mul(depth.saturating_mul(12));
+        found.push((Arch::Vit, Some(width), Some(depth), least));
     }
     // The first convolution of the first block, and how many blocks a stage has.
-    let blocks = |start: &str| {
+    let blocks = |start: &str, first: &str| {
         let with = |i: usize| {
-            let end = format!("{start}{i}.conv1.weight");
+            let end = format!("{start}{i}.{first}.weight");
             source.iter().find(|(name, _)| {
                 name.strip_suffix(end.as_str())
                     .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
@@ -183,15 +279,20 @@ pub(super) fn candidates(source: &Source<'_>) -> Vec<Candidate> {
         let count = (0..1000).take_while(|&i| with(i).is_some()).count();
         (outputs > 0 && outputs.is_multiple_of(16)).then_some((outputs / 16, count))
     };
-    let wide = |width: usize, each: usize| {
+    let wide = |arch, width: usize, each: usize| {
         let last = width.saturating_mul(64).saturating_pow(2).saturating_mul(9);
-        (Arch::WideResnet, Some(width), Some(6 * each + 4), last)
+        (arch, Some(width), Some(6 * each + 4), last)
     };
-    if let Some((width, each)) = blocks("block1.layer.") {
-        found.push(wide(width, each));
+    if let Some((width, each)) = blocks("block1.layer.", "conv1") {
+        found.push(wide(Arch::WideResnet, width, each));
     }
-    if let Some((width, count)) = blocks("blocks.").filter(|(_, count)| count.is_multiple_of(3)) {
-        found.push(wide(width, count / 3));
+    if let Some((width, each)) = blocks("layer.0.block.", "conv_0") {
+        found.push(wide(Arch::WideResnetSame, width, each));
+    }
+    if let Some((width, count)) =
+        blocks("blocks.", "conv1").filter(|(_, count)| count.is_multiple_of(3))
+    {
+        found.push(wide(Arch::WideResnet, width, count / 3));
     }
     found
 }

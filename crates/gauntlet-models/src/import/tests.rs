@@ -60,7 +60,53 @@ fn images(shape: [usize; 3]) -> Tensor<4> {
     Tensor::from_data(data, &Device::flex())
 }
 
-fn assert_logits(network: &Network, shape: [usize; 3], expected: &Value, what: &str) {
+/// All networks in `networks.json`.
+const ALL: [&str; 12] = [
+    "preact-resnet18",
+    "wide-resnet",
+    "small-cnn",
+    "lenet-madry",
+    "mnist-cnn",
+    "preact-resnet18-plain",
+    "wide-resnet-same",
+    "resnet18",
+    "resnet50",
+    "resnet18-cifar",
+    "vgg16-bn",
+    "vit",
+];
+
+/// The gradient of the images that PyTorch finds: see `gradient` of `scripts/golden/networks.py`.
+fn assert_gradient(network: &Network, shape: [usize; 3], name: &str) {
+    let golden = &golden_json("networks.json")[name]["gradient"];
+    let x = images(shape).autodiff().require_grad();
+    let logits = network.logits(x.clone());
+    let [_, classes] = logits.dims();
+    let factors: Vec<f32> = (1..=classes).map(|class| class as f32).collect();
+    let factors = Tensor::<1>::from_floats(factors.as_slice(), &Device::flex()).unsqueeze::<2>();
+    let total = (logits * factors).sum_dim(0).sum_dim(1).reshape([1]);
+    let gradient = x.grad(&total.backward()).unwrap();
+    let found: Vec<f32> = gradient.try_into_vec_as().unwrap();
+    let expected: Vec<f32> = serde_json::from_value(golden["values"].clone()).unwrap();
+    let norm = found.iter().map(|v| v * v).sum::<f32>().sqrt();
+    let known = golden["norm"].as_f64().unwrap() as f32;
+    assert!(
+        (norm - known).abs() <= 1e-3 * known,
+        "{name}: {norm}, not {known}"
+    );
+    let most = expected
+        .iter()
+        .fold(0.0, |most: f32, value| most.max(value.abs()));
+    for (found, expected) in found.iter().step_by(37).zip(&expected) {
+        let off = (found - expected).abs();
+        assert!(
+            off <= 1e-3 * most,
+            "{name}: {found} is not PyTorch's {expected}"
+        );
+    }
+}
+
+fn assert_logits(network: &dyn Classifier<4>, shape: [usize; 3], expected: &Value, what: &str) {
     let logits: Vec<f32> = network.logits(images(shape)).try_into_vec_as().unwrap();
     let expected: Vec<f64> = expected
         .as_array()
@@ -123,13 +169,7 @@ fn problem(name: &str, change: impl FnOnce(&mut State)) -> String {
 fn networks_of_known_repositories_compute_what_pytorch_does() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("weights.safetensors");
-    for name in [
-        "preact-resnet18",
-        "wide-resnet",
-        "small-cnn",
-        "lenet-madry",
-        "mnist-cnn",
-    ] {
+    for name in ALL {
         let (state, description, logits) = network(name);
         write(&path, &state);
         let mut weights = Weights::open(&path, None).unwrap();
@@ -142,11 +182,33 @@ fn networks_of_known_repositories_compute_what_pytorch_does() {
             "{:?}",
             imported.notes
         );
-        let config = &description.config;
+        assert_gradient(&imported.network, description.shape, name);
+        // What its names and shapes cannot say is left as by default.
+        let config = &ModelConfig {
+            activation: crate::Activation::default(),
+            ..description.config.clone()
+        };
         assert_eq!(
             weights.guess(description.shape, description.classes.len()),
             std::slice::from_ref(config)
         );
+        // Out again: the names, shapes and values that came in, but for what was left aside.
+        let exported = crate::export::state_dict(&imported.network, &description).unwrap();
+        let sequence = name == "mnist-cnn";
+        for (theirs, shape, values) in state {
+            if theirs.starts_with("sub_block1.") || sequence {
+                continue;
+            }
+            let data = &exported[&theirs];
+            assert_eq!(data.shape().to_vec(), shape, "{name} {theirs}");
+            assert_eq!(data.try_to_vec::<f32>().unwrap(), values, "{name} {theirs}");
+        }
+        let through = crate::onnx::OnnxNetwork::new(
+            crate::export::onnx(&imported.network, &description, BTreeMap::new()),
+            &Device::flex(),
+        )
+        .unwrap_or_else(|problem| panic!("{name}: {problem}"));
+        assert_logits(&through, description.shape, &logits, name);
         assert!(
             weights
                 .guess(description.shape, description.classes.len() + 1)

@@ -9,7 +9,7 @@ use std::thread;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use gauntlet_attacks::{Attack, Eps, KlPgd, Noise, Pgd, ThreatModel};
-use gauntlet_kernels::{NoiseKey, on_host};
+use gauntlet_kernels::{NoiseKey, host, on_host};
 use gauntlet_models::{Classifier, Description, Network, weights};
 
 use crate::loss::cross_entropy;
@@ -230,7 +230,7 @@ impl Scene<'_> {
                 )
             })
             .collect();
-        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let threads = host::threads();
         let next = AtomicUsize::new(0);
         let done: Vec<Mutex<Option<Tensor<4>>>> = jobs.iter().map(|_| Mutex::new(None)).collect();
         thread::scope(|scope| {

@@ -3,12 +3,13 @@
 use gauntlet_models::{Arch, ModelConfig};
 
 /// Multiplications with an addition in the convolutions and linear layers of one forward pass of one image. What is left out,
-/// BatchNorm, activations and pooling, is below one in a hundred.
+/// BatchNorm, activations and pooling, is below one in a hundred. `None` for networks
+/// that are not benchmarked.
 pub(crate) fn macs(
     model: &ModelConfig,
     [channels, height, width]: [usize; 3],
     classes: usize,
-) -> f64 {
+) -> Option<f64> {
     let mut net = Layers {
         channels,
         size: [height, width],
@@ -34,14 +35,14 @@ pub(crate) fn macs(
             net.conv(32, 5, 1, 2).pool().conv(64, 5, 1, 2).pool();
             net.linear(1024).linear(classes);
         }
-        Arch::PreactResnet18 => {
+        Arch::PreactResnet18 | Arch::PreactResnet18Plain => {
             net.residual(
                 64,
                 [(64, 2, 1), (128, 2, 2), (256, 2, 2), (512, 2, 2)].into(),
             );
             net.average().linear(classes);
         }
-        Arch::WideResnet => {
+        Arch::WideResnet | Arch::WideResnetSame => {
             let (n, k) = (
                 (model.depth.unwrap_or(28) - 4) / 6,
                 model.width.unwrap_or(10),
@@ -49,8 +50,9 @@ pub(crate) fn macs(
             net.residual(16, [(16 * k, n, 1), (32 * k, n, 2), (64 * k, n, 2)].into());
             net.average().linear(classes);
         }
+        _ => return None,
     }
-    net.macs
+    Some(net.macs)
 }
 
 /// What flows between layers, and what it cost so far.
@@ -131,7 +133,7 @@ mod tests {
             // 627,200 + 10,035,200 + 3,211,264 + 10,240
             (Arch::LenetMadry, 0, 0, [1, 28, 28], 0.013_883_904),
         ] {
-            let counted = macs(&model(arch, depth, width), shape, 10) / 1e9;
+            let counted = macs(&model(arch, depth, width), shape, 10).unwrap() / 1e9;
             assert!(
                 (counted / giga - 1.0).abs() < 2e-4,
                 "{arch} {depth}-{width}: {counted} G"

@@ -245,7 +245,8 @@ impl Run {
     /// Additions and multiplications of a step.
     fn flop(&self) -> f64 {
         let model: ModelConfig = self.plan().expect("it was parsed before").model;
-        let forward = 2.0 * macs(&model, self.model.shape(), CLASSES);
+        let counted = macs(&model, self.model.shape(), CLASSES);
+        let forward = 2.0 * counted.expect("the networks here are counted");
         forward * (self.objective.passes() * self.batch) as f64
     }
 
