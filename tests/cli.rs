@@ -417,8 +417,15 @@ fn a_training_leaves_all_it_promises_and_is_never_overwritten() {
         "a refused or finished run was changed"
     );
     place
-        .run(&["resume", "runs/small", "--set", "train.epochs=2"])
-        .refused(&["--set train.epochs=2", "train.epochs"]);
+        .run(&["resume", "runs/small", "--set", "train.clip_norm=9"])
+        .refused(&[
+            "`train.clip_norm` was nothing and is 9.0",
+            "--allow-inexact",
+        ]);
+    assert!(
+        contents(&run) == before,
+        "a refused change was written down"
+    );
 
     let shown = place.run(&["runs", "show", "runs/small"]).done().stdout;
     assert!(
