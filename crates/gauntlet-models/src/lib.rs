@@ -10,6 +10,7 @@ mod mlp;
 mod mnist_cnn;
 pub mod named;
 mod network;
+mod norm;
 mod resnet;
 mod small_cnn;
 pub mod weights;

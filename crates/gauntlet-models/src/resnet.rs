@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 
 use crate::build::Builder;
 use crate::conv::convolve;
+use crate::norm::normalise_act;
 use crate::{Activation, ModelError};
 
 /// Residual network with pre-activation blocks (He et al. 2016b), the shape of both PreActResNet-18 and Wide ResNet
@@ -111,7 +112,7 @@ impl ResNet {
         for block in &self.blocks {
             x = block.forward(x, act);
         }
-        let x = act.apply(self.norm.forward(x));
+        let x = normalise_act(&self.norm, x, act);
         x.flatten::<3>(2, 3).mean_dim(2).squeeze_dim(2)
     }
 
@@ -133,12 +134,12 @@ impl Block {
     }
 
     fn forward(&self, x: Tensor<4>, act: Activation) -> Tensor<4> {
-        let active = act.apply(self.norm1.forward(x.clone()));
+        let active = normalise_act(&self.norm1, x.clone(), act);
         let shortcut = match &self.shortcut {
             Some(conv) => convolve(conv, active.clone()),
             None => x,
         };
         let y = convolve(&self.conv1, active);
-        convolve(&self.conv2, act.apply(self.norm2.forward(y))) + shortcut
+        convolve(&self.conv2, normalise_act(&self.norm2, y, act)) + shortcut
     }
 }
