@@ -4,8 +4,6 @@
 //! them, or ends at another step for each row, is done in one pass over a row that stays in the first cache. A tensor becomes a
 //! `Vec` and a `Vec` a tensor without a copy there, if nothing else holds it. On a GPU it would be a round trip.
 
-use std::thread;
-
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
@@ -31,7 +29,7 @@ pub fn each_row<const D: usize>(
     }
     let threads = match rows.len() {
         0..SMALL => 1,
-        _ => thread::available_parallelism().map_or(1, usize::from),
+        _ => rayon::current_num_threads(),
     };
     let block = dims[0].div_ceil(threads);
     let run = |(place, rows): (usize, &mut [f32])| {
