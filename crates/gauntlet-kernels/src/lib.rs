@@ -1,4 +1,4 @@
-//! Arithmetic on tensors, and nothing else: steps, projections, named noise, augmentation, convolution on the CPU.
+//! Arithmetic on tensors, and nothing else: steps, projections, named noise, augmentation, convolution and BatchNorm on the CPU.
 //!
 //! This crate knows burn, but no model, no data set and no config.
 
