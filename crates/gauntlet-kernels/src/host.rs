@@ -4,8 +4,6 @@
 //! them, or ends at another step for each row, is done in one pass over a row that stays in the first cache. A tensor becomes a
 //! `Vec` and a `Vec` a tensor without a copy there, if nothing else holds it. On a GPU it would be a round trip.
 
-use std::thread;
-
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
@@ -19,12 +17,9 @@ pub fn is_host(device: &Device) -> bool {
     on_host(device) && !device.is_autodiff()
 }
 
-/// How many threads are worth starting: `RAYON_NUM_THREADS` if it says so, else as many as there are cores.
+/// How many threads are worth starting: rayon's, `RAYON_NUM_THREADS` if it says so, else as many as there are cores.
 pub fn threads() -> usize {
-    let told = std::env::var("RAYON_NUM_THREADS").ok();
-    let told = told.and_then(|text| text.parse().ok());
-    told.filter(|count| *count > 0)
-        .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
+    rayon::current_num_threads()
 }
 
 /// Calls `work` with the number and the values of each row of `rows`, on as many threads as pay.

@@ -1,4 +1,4 @@
-//! Arithmetic on tensors, and nothing else: steps, projections, named noise, augmentation, convolution on the CPU.
+//! Arithmetic on tensors, and nothing else: steps, projections, named noise, augmentation, convolution and BatchNorm on the CPU.
 //!
 //! This crate knows burn, but no model, no data set and no config.
 
@@ -6,10 +6,12 @@ pub mod augment;
 mod conv;
 pub mod host;
 pub mod noise;
+mod norm;
 pub mod perturb;
 
 pub use conv::{conv2d, conv2d_relu, conv2d_relu_pool};
 pub use noise::{NoiseKey, Stream};
+pub use norm::{batch_norm, batch_norm_train};
 
 /// Whether tensors of `device` lie in the host's memory and are computed there (burn's `flex`), so that a round trip is a copy
 /// and a loop over rows may be faster than passes over whole tensors.

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, TensorData};
 
-use crate::host::{is_host, upload, values};
+use crate::host::{each_row, is_host, part, sum_of, upload, values};
 
 mod l1;
 mod momentum;
@@ -25,7 +25,16 @@ pub fn linf_step<const D: usize>(
     eps: f32,
     bounds: (f32, f32),
 ) -> Tensor<D> {
-    project_linf(x + grad.sign().mul_scalar(step_size), x0, eps, bounds)
+    if !is_host(&x.device()) {
+        return project_linf(x + grad.sign().mul_scalar(step_size), x0, eps, bounds);
+    }
+    by_rows(x, [x0, grad], |x, [x0, grad]| {
+        for i in 0..x.len() {
+            let direction = f32::from(grad[i] > 0.0) - f32::from(grad[i] < 0.0);
+            let delta = (x[i] + direction * step_size - x0[i]).clamp(-eps, eps);
+            x[i] = (x0[i] + delta).clamp(bounds.0, bounds.1);
+        }
+    })
 }
 
 /// One L2 step of length `step_size` along the gradient of each sample, projected on the ball and the box.
@@ -42,7 +51,16 @@ pub fn l2_step<const D: usize>(
     eps: f32,
     bounds: (f32, f32),
 ) -> Tensor<D> {
-    project_l2(x + unit_l2(grad).mul_scalar(step_size), x0, eps, bounds)
+    if !is_host(&x.device()) {
+        return project_l2(x + unit_l2(grad).mul_scalar(step_size), x0, eps, bounds);
+    }
+    by_rows(x, [x0, grad], |x, [x0, grad]| {
+        let (largest, length) = length_of_row(grad);
+        for (x, g) in x.iter_mut().zip(grad) {
+            *x += g / largest / length * step_size;
+        }
+        project_l2_row(x, x0, eps, bounds);
+    })
 }
 
 /// Each sample scaled to L2 length 1; zero samples stay zero.
@@ -73,6 +91,9 @@ pub fn project_l2<const D: usize>(
     eps: f32,
     bounds: (f32, f32),
 ) -> Tensor<D> {
+    if is_host(&x.device()) {
+        return by_rows(x, [x0], |x, [x0]| project_l2_row(x, x0, eps, bounds));
+    }
     let delta = x - x0.clone();
     let dims = delta.dims();
     let norms = l2_norms(delta.clone()).clamp_min(TINY);
@@ -148,6 +169,36 @@ fn choose_rows<const D: usize>(mask: &[f32], yes: Tensor<D>, no: Tensor<D>) -> T
     upload(no, &like)
 }
 
+/// [`project_l2`] of one sample.
+fn project_l2_row(x: &mut [f32], x0: &[f32], eps: f32, bounds: (f32, f32)) {
+    let length = sum_of(x.len(), |i| (x[i] - x0[i]) * (x[i] - x0[i])).sqrt();
+    let shrink = (length.max(TINY).recip() * eps).min(1.0);
+    for (x, x0) in x.iter_mut().zip(x0) {
+        *x = (x0 + (*x - x0) * shrink).clamp(bounds.0, bounds.1);
+    }
+}
+
+/// The largest value of a gradient, and the L2 norm of the gradient over that: squares of small values would underflow.
+fn length_of_row(grad: &[f32]) -> (f32, f32) {
+    let largest = grad.iter().fold(TINY, |most, g| g.abs().max(most));
+    let squares = sum_of(grad.len(), |i| (grad[i] / largest) * (grad[i] / largest));
+    (largest, squares.sqrt().max(TINY))
+}
+
+/// `step` on each row of `x`, with the same rows of other tensors.
+fn by_rows<const D: usize, const N: usize>(
+    x: Tensor<D>,
+    others: [Tensor<D>; N],
+    step: impl Fn(&mut [f32], [&[f32]; N]) + Sync + Send,
+) -> Tensor<D> {
+    let (dims, device) = (x.dims(), x.device());
+    let (mut x, others) = (values(x), others.map(values));
+    each_row(&mut x, dims, |row, x| {
+        step(x, std::array::from_fn(|i| part(&others[i], row, x.len())));
+    });
+    Tensor::from_data(TensorData::new(x, dims), &device)
+}
+
 /// `x` with zeros for what is no number or infinite.
 pub fn finite<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if !is_host(&x.device()) {
@@ -196,6 +247,32 @@ mod tests {
         close(&values(once.clone()), &[0.6, 0.4, 0.0, 1.0]);
         let twice = linf_step(once, x0, grad, 0.1, 0.15, BOX);
         close(&values(twice), &[0.65, 0.35, 0.0, 1.0]);
+    }
+
+    /// Row by row on the host, and in tensor operations, which tensors of an autodiff device take.
+    #[test]
+    fn rows_and_tensors_take_the_same_step() {
+        let shape = [5, 2, 7, 9];
+        let random = |low, high| {
+            let distribution = burn::tensor::Distribution::Uniform(low, high);
+            Tensor::<4>::random(shape, distribution, &Device::flex())
+        };
+        let x0 = random(-0.2, 1.2).clamp(0.0, 1.0);
+        let x = (x0.clone() + random(-0.2, 0.2)).clamp(0.0, 1.0);
+        let scales = Tensor::<1>::from_floats([1.0, 1e-9, 0.0, 1e9, 1e-4], &Device::flex());
+        let grad = random(-1.0, 1.0) * per_sample(scales, shape);
+        let graph = |t: &Tensor<4>| t.clone().autodiff();
+        for eps in [0.15, 2.0] {
+            let found = linf_step(x.clone(), x0.clone(), grad.clone(), 0.1, eps, BOX);
+            let expected = linf_step(graph(&x), graph(&x0), graph(&grad), 0.1, eps, BOX);
+            assert_eq!(values(found), values(expected.inner()), "to the bit");
+            let found = l2_step(x.clone(), x0.clone(), grad.clone(), 0.7, eps, BOX);
+            let expected = l2_step(graph(&x), graph(&x0), graph(&grad), 0.7, eps, BOX);
+            close(&values(found), &values(expected.inner()));
+            let found = project_l2(x.clone(), x0.clone(), eps, BOX);
+            let expected = project_l2(graph(&x), graph(&x0), eps, BOX);
+            close(&values(found), &values(expected.inner()));
+        }
     }
 
     #[test]

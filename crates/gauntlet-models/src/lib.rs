@@ -13,6 +13,7 @@ mod mnist_cnn;
 pub mod named;
 mod network;
 pub mod onnx;
+mod norm;
 mod resnet;
 mod small_cnn;
 mod torch_resnet;

@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 use crate::build::Builder;
 use crate::conv::convolve;
 use crate::onnx::{Draft, Value};
+use crate::norm::normalise_act;
 use crate::{Activation, ModelError};
 
 /// Residual network with pre-activation blocks (He et al. 2016b), the shape of both PreActResNet-18 and Wide ResNet
@@ -144,7 +145,7 @@ impl ResNet {
             x = block.forward(x, act);
         }
         if let Some(norm) = &self.norm {
-            x = act.apply(norm.forward(x));
+            x = normalise_act(norm, x, act);
         }
         x.flatten::<3>(2, 3).mean_dim(2).squeeze_dim(2)
     }
@@ -191,14 +192,14 @@ impl Block {
     }
 
     fn forward(&self, x: Tensor<4>, act: Activation) -> Tensor<4> {
-        let active = act.apply(self.norm1.forward(x.clone()));
+        let active = normalise_act(&self.norm1, x.clone(), act);
         let shortcut = match &self.shortcut {
             Some(conv) if self.raw_shortcut => convolve(conv, x),
             Some(conv) => convolve(conv, active.clone()),
             None => x,
         };
         let y = convolve(&self.conv1, active);
-        convolve(&self.conv2, act.apply(self.norm2.forward(y))) + shortcut
+        convolve(&self.conv2, normalise_act(&self.norm2, y, act)) + shortcut
     }
     fn draw(&self, draft: &mut Draft, at: &str, x: &Value, act: Activation) -> Value {
         let active = draft.batch_norm(&format!("{at}.norm1"), &self.norm1, x);

@@ -54,18 +54,22 @@ pub(super) struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// The images turned into lanes, by the size of the convolution's result.
+    /// The images turned into lanes with zeros around them, whatever was in `to`.
     #[inline(always)]
     pub(super) fn turn<const L: usize>(self, grid: &Padded, to: &mut [Lanes<L>]) {
         let part = |length: usize| self.first * length..(self.first + self.images) * length;
         match self.values {
-            Upstream::Plain(values) => grid.gather(&values[part(grid.image_len())], to),
+            Upstream::Plain(values) => {
+                grid.clear_around(to);
+                grid.gather(&values[part(grid.image_len())], to);
+            }
             Upstream::Relu(dy, y) => {
                 let part = part(grid.image_len());
                 let pairs = dy[part.clone()].iter().zip(&y[part]);
                 let passed: Vec<f32> = pairs
                     .map(|(&dy, &y)| if y <= 0.0 { 0.0 } else { dy })
                     .collect();
+                grid.clear_around(to);
                 grid.gather(&passed, to);
             }
             Upstream::ReluPool(dy, codes) => {
@@ -77,9 +81,7 @@ impl Source<'_> {
                     padded: pooled,
                 };
                 let length = small.image_len();
-                if length == 0 {
-                    return;
-                }
+                to.fill([0.0; L]);
                 let mut lanes = vec![[0.0; L]; length];
                 small.gather(&dy[part(length)], &mut lanes);
                 unpool(&lanes, &codes[self.first / 4 * length..], grid, to);
@@ -140,17 +142,15 @@ pub(super) fn relu<const L: usize>(values: &mut [Lanes<L>]) {
     }
 }
 
-/// The largest of each two by two, or zero, into the front of `to`; and which it was.
+/// The largest of each two by two, or zero; and which it was.
 #[inline(always)]
-pub(super) fn relu_pool<'a, const L: usize>(
+pub(super) fn relu_pool<const L: usize>(
     from: &[Lanes<L>],
     [height, width]: [usize; 2],
-    to: &'a mut Vec<Lanes<L>>,
+    to: &mut [Lanes<L>],
     codes: &mut [[u8; 4]],
-) -> &'a [Lanes<L>] {
-    let [rows, columns] = [height / 2, width / 2];
-    let length = from.len() / (height * width) * rows * columns;
-    to.resize(length, [0.0; L]);
+) {
+    let (length, [rows, columns]) = (to.len(), [height / 2, width / 2]);
     for at in 0..length {
         let (row, j) = (at / columns, at % columns);
         let (channel, i) = (row / rows, row % rows);
@@ -172,5 +172,4 @@ pub(super) fn relu_pool<'a, const L: usize>(
             }
         }
     }
-    to
 }

@@ -9,6 +9,8 @@
 //! is one such sum for each phase of the stride. The loops over arrays are plain Rust that LLVM turns into vectors;
 //! `macerator`, which burn's CPU backend uses too, compiles them for each instruction set and picks one at run time.
 
+use std::cell::Cell;
+
 use macerator::{AutoArch, Scalar, Simd, Vector, WithSimd};
 use rayon::prelude::*;
 
@@ -139,32 +141,59 @@ pub(super) fn input_gradient(dy: Upstream<'_>, images: usize, w: &[f32], g: Geom
 
 /// The gradients by `w` and `b` of `sum(y * dy)`.
 pub(super) fn weight_gradient(x: &[f32], dy: Upstream<'_>, g: Geometry) -> (Vec<f32>, Vec<f32>) {
-    let input = g.input_len();
-    let images = x.len() / input;
-    let lanes = block_size(images, 1);
-    // In order of blocks that depend on no number of threads, so that neither does the sum.
-    let parts: Vec<(Vec<f32>, Vec<f32>)> = x
-        .par_chunks(lanes * input)
-        .enumerate()
-        .map(|(block, x)| {
-            let images = x.len() / input;
-            let source = |values, first| Source {
-                values,
-                first,
-                images,
-            };
-            AutoArch::new().dispatch(WeightBlock {
-                x: source(Upstream::Plain(x), 0),
-                dy: source(dy, block * lanes),
-                g,
-            })
-        })
-        .collect();
-    let (mut dw, mut db) = (vec![0.0; g.outputs * g.taps()], vec![0.0; g.outputs]);
-    for (w, b) in parts {
-        dw.iter_mut().zip(w).for_each(|(sum, w)| *sum += w);
-        db.iter_mut().zip(b).for_each(|(sum, b)| *sum += b);
+    let images = x.len() / g.input_len();
+    let x = Upstream::Plain(x);
+    match block_size(images, 1) {
+        4 => weight_gradient_by::<4>(x, dy, images, g),
+        8 => weight_gradient_by::<8>(x, dy, images, g),
+        _ => weight_gradient_by::<16>(x, dy, images, g),
     }
+}
+
+/// Each sum runs over all images in one order: it depends on no number of threads.
+fn weight_gradient_by<const L: usize>(
+    x: Upstream<'_>,
+    dy: Upstream<'_>,
+    images: usize,
+    g: Geometry,
+) -> (Vec<f32>, Vec<f32>) {
+    let input = g.padded_input();
+    let size = g.output_size();
+    let output = Padded {
+        channels: g.outputs,
+        size,
+        before: [0, 0],
+        padded: size,
+    };
+    let turned = |values, first, grid| {
+        let images = L.min(images - first);
+        let source = Source {
+            values,
+            first,
+            images,
+        };
+        AutoArch::new().dispatch(Turn::<L> { source, grid })
+    };
+    let blocks: Vec<_> = (0..images.div_ceil(L))
+        .into_par_iter()
+        .map(|block| [turned(x, block * L, &input), turned(dy, block * L, &output)])
+        .collect();
+    let taps = g.tap_offsets(&input);
+    let (mut dw, mut db) = (vec![0.0; g.outputs * taps.len()], vec![0.0; g.outputs]);
+    dw.par_chunks_mut(CHANNELS * taps.len())
+        .zip(db.par_chunks_mut(CHANNELS))
+        .enumerate()
+        .for_each(|(group, (dw, db))| {
+            AutoArch::new().dispatch(Dots {
+                blocks: &blocks,
+                taps: &taps,
+                first: group * CHANNELS,
+                size,
+                steps: [g.stride[0] * input.padded[1], g.stride[1]],
+                dw,
+                db,
+            })
+        });
     (dw, db)
 }
 
@@ -187,6 +216,25 @@ impl Padded {
     }
 
     /// The images `from` (at most `L`) turned into lanes; lanes without an image are zero.
+    #[inline(always)]
+    /// Zeros around the images.
+    pub(super) fn clear_around<const L: usize>(&self, to: &mut [Lanes<L>]) {
+        if self.padded == self.size {
+            return;
+        }
+        let [above, left] = self.before;
+        let [rows, columns] = self.size;
+        for (row, to) in to.chunks_exact_mut(self.padded[1].max(1)).enumerate() {
+            let row = row % self.padded[0];
+            if row < above || row >= above + rows {
+                to.fill([0.0; L]);
+            } else {
+                to[..left].fill([0.0; L]);
+                to[left + columns..].fill([0.0; L]);
+            }
+        }
+    }
+
     #[inline(always)]
     pub(super) fn gather<const L: usize>(&self, from: &[f32], to: &mut [Lanes<L>]) {
         if self.padded == self.size && self.size[0] * self.channels > 1 {
@@ -323,20 +371,34 @@ struct Sweep {
 
 impl Sweep {
     /// `weight(o, t)` is the weight of tap `t` for channel `o`.
-    fn pack(channels: usize, taps: usize, weight: impl Fn(usize, usize) -> f32) -> Vec<f32> {
+    fn pack(channels: usize, taps: usize, weight: impl Fn(usize, usize) -> f32 + Sync) -> Vec<f32> {
         let whole = channels - channels % CHANNELS;
-        let mut packed = Vec::with_capacity(channels * taps);
-        for block in (0..whole).step_by(CHANNELS) {
-            for tap in 0..taps {
-                packed.extend((block..block + CHANNELS).map(|o| weight(o, tap)));
+        let mut packed = vec![0.0; channels * taps];
+        let (blocks, single) = packed.split_at_mut(whole * taps);
+        let block = |(block, to): (usize, &mut [f32])| {
+            for (tap, to) in to.chunks_exact_mut(CHANNELS).enumerate() {
+                for (c, to) in to.iter_mut().enumerate() {
+                    *to = weight(block * CHANNELS + c, tap);
+                }
             }
+        };
+        let length = (CHANNELS * taps).max(1);
+        // The weights of a small layer are packed sooner than another thread wakes.
+        match blocks.len() {
+            0..SMALL => blocks.chunks_mut(length).enumerate().for_each(block),
+            _ => blocks.par_chunks_mut(length).enumerate().for_each(block),
         }
-        for o in whole..channels {
-            packed.extend((0..taps).map(|tap| weight(o, tap)));
+        for (c, to) in single.chunks_exact_mut(taps.max(1)).enumerate() {
+            for (tap, to) in to.iter_mut().enumerate() {
+                *to = weight(whole + c, tap);
+            }
         }
         packed
     }
 }
+
+/// Fewer weights than this are packed by one thread.
+const SMALL: usize = 1 << 15;
 
 /// What is done to each block of images: pad, sweep, write.
 #[derive(Debug)]
@@ -474,6 +536,17 @@ fn mul_add<S: Simd>(a: f32, b: f32, c: f32) -> f32 {
     }
 }
 
+thread_local! {
+    /// Memory for the blocks of a thread, kept from one to the next: from the system it comes page by page and zeroed.
+    static SPARE: Cell<[Vec<f32>; 2]> = const { Cell::new([Vec::new(), Vec::new()]) };
+}
+
+/// So many lanes of spare memory, whatever is in them.
+fn lent<const L: usize>(spare: &mut Vec<f32>, length: usize) -> &mut [Lanes<L>] {
+    spare.resize(length * L, 0.0);
+    spare.as_chunks_mut().0
+}
+
 /// A block of at most 16 images.
 struct Block<'a> {
     plan: &'a Plan,
@@ -500,24 +573,30 @@ impl Block<'_> {
     #[inline(always)]
     fn run<S: Simd, const L: usize>(self) {
         let plan = self.plan;
-        let mut input = vec![[0.0; L]; plan.input.len()];
-        self.source.turn(&plan.input, &mut input);
-        let mut output = vec![[0.0; L]; plan.out_len()];
+        let [mut first, mut second] = SPARE.take();
+        let input = lent::<L>(&mut first, plan.input.len());
+        self.source.turn(&plan.input, input);
+        let output = lent::<L>(&mut second, plan.out_len());
+        if plan.sweeps.iter().any(|sweep| sweep.taps.is_empty()) {
+            output.fill([0.0; L]);
+        }
         for sweep in &plan.sweeps {
-            plan.sweep::<S, L>(sweep, &input, &mut output);
+            plan.sweep::<S, L>(sweep, input, output);
         }
         match self.after {
-            After::Nothing => scatter(&output, self.to),
+            After::Nothing => scatter(output, self.to),
             After::Relu => {
-                after::relu(&mut output);
-                scatter(&output, self.to);
+                after::relu(output);
+                scatter(output, self.to);
             }
             After::ReluPool => {
-                // The pooled output is never longer than the input was made: it takes its place.
-                let pooled = after::relu_pool(&output, plan.out_size, &mut input, self.codes);
+                // The pooled output takes the place of the input.
+                let pooled = lent::<L>(&mut first, self.to.len() / self.source.images);
+                after::relu_pool(output, plan.out_size, pooled, self.codes);
                 scatter(pooled, self.to);
             }
         }
+        SPARE.set([first, second]);
     }
 }
 
@@ -637,97 +716,83 @@ fn lanes<S: Simd, const L: usize>(vector: Vector<S, f32>) -> Lanes<L> {
     bytemuck::pod_read_unaligned(bytemuck::bytes_of(&vector))
 }
 
-/// The part of a block of at most 16 images in the gradients by weight and bias.
-struct WeightBlock<'a> {
-    x: Source<'a>,
-    dy: Source<'a>,
-    g: Geometry,
+/// Images turned into lanes.
+struct Turn<'a, const L: usize> {
+    source: Source<'a>,
+    grid: &'a Padded,
 }
 
-impl WithSimd for WeightBlock<'_> {
-    type Output = (Vec<f32>, Vec<f32>);
+impl<const L: usize> WithSimd for Turn<'_, L> {
+    type Output = Vec<Lanes<L>>;
 
     #[inline(always)]
     fn with_simd<S: Simd>(self) -> Self::Output {
-        match self.x.images {
-            0..=4 => self.run::<S, 4>(),
-            5..=8 => self.run::<S, 8>(),
-            _ => self.run::<S, 16>(),
+        let mut lanes = vec![[0.0; L]; self.grid.len()];
+        self.source.turn(self.grid, &mut lanes);
+        lanes
+    }
+}
+
+/// Sums over all images, positions and lanes of `dy[channel] * x[tap]`, for a few channels and each tap; and of `dy[channel]`.
+struct Dots<'a, const L: usize> {
+    /// `x` and `dy` of each block.
+    blocks: &'a [[Vec<Lanes<L>>; 2]],
+    taps: &'a [usize],
+    /// The first channel.
+    first: usize,
+    size: [usize; 2],
+    steps: [usize; 2],
+    dw: &'a mut [f32],
+    db: &'a mut [f32],
+}
+
+impl<const L: usize> WithSimd for Dots<'_, L> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        // Four channels by five taps fill the registers of AVX-512, by two those of AVX2.
+        match (f32::lanes::<S>() == L, L) {
+            (true, 16) => self.run::<S, 5>(),
+            _ => self.run::<S, 2>(),
         }
     }
 }
 
-impl WeightBlock<'_> {
+impl<const L: usize> Dots<'_, L> {
     #[inline(always)]
-    fn run<S: Simd, const L: usize>(self) -> (Vec<f32>, Vec<f32>) {
-        let g = self.g;
-        let input = g.padded_input();
-        let size = g.output_size();
-        let area = size[0] * size[1];
-        let flat = Padded {
-            channels: g.outputs,
-            size,
-            before: [0, 0],
-            padded: size,
-        };
-        let mut x = vec![[0.0; L]; input.len()];
-        self.x.turn(&input, &mut x);
-        let mut dy = vec![[0.0; L]; flat.len()];
-        self.dy.turn(&flat, &mut dy);
-
-        let taps = g.tap_offsets(&input);
-        let steps = [g.stride[0] * input.padded[1], g.stride[1]];
-        // Four channels by five taps fill the registers of AVX-512, by two those of AVX2.
-        let out = match f32::lanes::<S>() == 16 && L == 16 {
-            true => dots::<S, L, 5>(&x, &dy, &taps, g.outputs, size, steps),
-            false => dots::<S, L, 2>(&x, &dy, &taps, g.outputs, size, steps),
-        };
-        let bias = dy.chunks_exact(area).map(|channel| {
+    fn run<S: Simd, const T: usize>(self) {
+        let area = self.size[0] * self.size[1];
+        let channels = self.db.len();
+        for (c, db) in self.db.iter_mut().enumerate() {
             let mut sum = [0.0; L];
-            for pixel in channel {
-                sum.iter_mut().zip(pixel).for_each(|(sum, dy)| *sum += dy);
+            for [_, dy] in self.blocks {
+                for pixel in &dy[(self.first + c) * area..][..area] {
+                    sum.iter_mut().zip(pixel).for_each(|(sum, dy)| *sum += dy);
+                }
             }
-            sum.iter().sum()
-        });
-        (out, bias.collect())
-    }
-}
-
-/// Sums over positions and lanes of `dy[channel] * x[tap]`, for each channel and tap.
-#[inline(always)]
-fn dots<S: Simd, const L: usize, const T: usize>(
-    x: &[Lanes<L>],
-    dy: &[Lanes<L>],
-    taps: &[usize],
-    channels: usize,
-    size: [usize; 2],
-    steps: [usize; 2],
-) -> Vec<f32> {
-    let area = size[0] * size[1];
-    let mut out = vec![0.0; channels * taps.len()];
-    for (t, chosen) in taps.chunks(T).enumerate() {
-        for first in (0..channels).step_by(CHANNELS) {
-            // What is missing in a last group of taps, or of channels, is computed twice rather than apart.
-            let taps_here: [usize; T] = std::array::from_fn(|i| chosen[i.min(chosen.len() - 1)]);
-            let group: [usize; CHANNELS] = std::array::from_fn(|c| (first + c).min(channels - 1));
-            let group_at = group.map(|o| o * area);
+            *db = total(sum);
+        }
+        // What is missing in a last group of taps, or of channels, is computed twice rather than apart.
+        let group: [usize; CHANNELS] =
+            std::array::from_fn(|c| (self.first + c.min(channels - 1)) * area);
+        for (t, chosen) in self.taps.chunks(T).enumerate() {
+            let taps: [usize; T] = std::array::from_fn(|i| chosen[i.min(chosen.len() - 1)]);
             let sums = match f32::lanes::<S>() == L {
-                true => dot::<S, L, T>(x, dy, taps_here, group_at, size, steps),
-                false => dot_of_lanes::<S, L, T>(x, dy, taps_here, group_at, size, steps),
+                true => dot::<S, L, T>(self.blocks, taps, group, self.size, self.steps),
+                false => dot_of_lanes::<S, L, T>(self.blocks, taps, group, self.size, self.steps),
             };
-            for (c, sums) in group.into_iter().zip(sums) {
-                let to = &mut out[c * taps.len() + T * t..][..chosen.len()];
+            for (dw, sums) in self.dw.chunks_exact_mut(self.taps.len()).zip(sums) {
+                let to = &mut dw[T * t..][..chosen.len()];
                 to.copy_from_slice(&sums[..to.len()]);
             }
         }
     }
-    out
 }
 
 #[inline(always)]
 fn dot<S: Simd, const L: usize, const T: usize>(
-    x: &[Lanes<L>],
-    dy: &[Lanes<L>],
+    blocks: &[[Vec<Lanes<L>>; 2]],
     taps: [usize; T],
     channels: [usize; CHANNELS],
     [rows, columns]: [usize; 2],
@@ -735,25 +800,27 @@ fn dot<S: Simd, const L: usize, const T: usize>(
 ) -> [[f32; T]; CHANNELS] {
     // Vectors by name: of so many sums in arrays, LLVM makes no registers.
     let mut sums = [[0.0.splat::<S>(); T]; CHANNELS];
-    for i in 0..rows {
-        let (at, window) = (i * row, (columns - 1) * column + 1);
-        let mut x_rows = [&x[..window]; T];
-        for t in 0..T {
-            x_rows[t] = &x[taps[t] + at..][..window];
-        }
-        let mut rows = [&dy[..columns]; CHANNELS];
-        for c in 0..CHANNELS {
-            rows[c] = &dy[channels[c] + i * columns..][..columns];
-        }
-        for j in 0..columns {
-            let mut here = [0.0.splat::<S>(); T];
+    for [x, dy] in blocks {
+        for i in 0..rows {
+            let (at, window) = (i * row, (columns - 1) * column + 1);
+            let mut x_rows = [&x[..window]; T];
             for t in 0..T {
-                here[t] = vector::<S, L>(&x_rows[t][j * column]);
+                x_rows[t] = &x[taps[t] + at..][..window];
             }
+            let mut rows = [&dy[..columns]; CHANNELS];
             for c in 0..CHANNELS {
-                let dy = vector::<S, L>(&rows[c][j]);
+                rows[c] = &dy[channels[c] + i * columns..][..columns];
+            }
+            for j in 0..columns {
+                let mut here = [0.0.splat::<S>(); T];
                 for t in 0..T {
-                    sums[c][t] = dy.mul_add(here[t], sums[c][t]);
+                    here[t] = vector::<S, L>(&x_rows[t][j * column]);
+                }
+                for c in 0..CHANNELS {
+                    let dy = vector::<S, L>(&rows[c][j]);
+                    for t in 0..T {
+                        sums[c][t] = dy.mul_add(here[t], sums[c][t]);
+                    }
                 }
             }
         }
@@ -764,31 +831,32 @@ fn dot<S: Simd, const L: usize, const T: usize>(
 /// [`dot`] where the lanes are no vector of this machine.
 #[inline(always)]
 fn dot_of_lanes<S: Simd, const L: usize, const T: usize>(
-    x: &[Lanes<L>],
-    dy: &[Lanes<L>],
+    blocks: &[[Vec<Lanes<L>>; 2]],
     taps: [usize; T],
     channels: [usize; CHANNELS],
     [rows, columns]: [usize; 2],
     [row, column]: [usize; 2],
 ) -> [[f32; T]; CHANNELS] {
     let mut sums = [[[0.0; L]; T]; CHANNELS];
-    for i in 0..rows {
-        let (at, window) = (i * row, (columns - 1) * column + 1);
-        let mut x_rows = [&x[..window]; T];
-        for t in 0..T {
-            x_rows[t] = &x[taps[t] + at..][..window];
-        }
-        let mut rows = [&dy[..columns]; CHANNELS];
-        for c in 0..CHANNELS {
-            rows[c] = &dy[channels[c] + i * columns..][..columns];
-        }
-        for j in 0..columns {
+    for [x, dy] in blocks {
+        for i in 0..rows {
+            let (at, window) = (i * row, (columns - 1) * column + 1);
+            let mut x_rows = [&x[..window]; T];
+            for t in 0..T {
+                x_rows[t] = &x[taps[t] + at..][..window];
+            }
+            let mut rows = [&dy[..columns]; CHANNELS];
             for c in 0..CHANNELS {
-                let dy = rows[c][j];
-                for t in 0..T {
-                    let x = x_rows[t][j * column];
-                    for l in 0..L {
-                        sums[c][t][l] = mul_add::<S>(dy[l], x[l], sums[c][t][l]);
+                rows[c] = &dy[channels[c] + i * columns..][..columns];
+            }
+            for j in 0..columns {
+                for c in 0..CHANNELS {
+                    let dy = rows[c][j];
+                    for t in 0..T {
+                        let x = x_rows[t][j * column];
+                        for l in 0..L {
+                            sums[c][t][l] = mul_add::<S>(dy[l], x[l], sums[c][t][l]);
+                        }
                     }
                 }
             }

@@ -2,8 +2,8 @@
 
 use burn::tensor::Tensor;
 
-use super::{TINY, per_sample, project_l2, project_linf, unit_l2};
-use crate::host::{each_row, is_host, part, sum_of, upload, values};
+use super::{length_of_row, per_sample, project_l2, project_l2_row, project_linf, unit_l2};
+use crate::host::{each_row, is_host, part, upload, values};
 
 /// A step of Auto-PGD in L∞ (Croce & Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse
 /// parameter-free attacks", equations 3 and 4): `ahead` is `x + step_size * sign(grad)`, projected; the result is
@@ -65,21 +65,13 @@ pub fn l2_momentum_step<const D: usize>(
         let project = |z| project_l2(z, x0.clone(), eps, bounds);
         return momentum_step(&x, unit_l2(grad), &before, step_size, momentum, project);
     }
-    let project = |z: &mut [f32], x0: &[f32]| {
-        let length = sum_of(z.len(), |i| (z[i] - x0[i]) * (z[i] - x0[i])).sqrt();
-        let shrink = (length.max(TINY).recip() * eps).min(1.0);
-        for (z, x0) in z.iter_mut().zip(x0) {
-            *z = (x0 + (*z - x0) * shrink).clamp(bounds.0, bounds.1);
-        }
-    };
+    let project = |z: &mut [f32], x0: &[f32]| project_l2_row(z, x0, eps, bounds);
     by_rows(
         x,
         [x0, grad, before],
         step_size,
         |x, [x0, grad, before], size| {
-            let largest = grad.iter().fold(TINY, |most, g| g.abs().max(most));
-            let squares = sum_of(x.len(), |i| (grad[i] / largest) * (grad[i] / largest));
-            let length = squares.sqrt().max(TINY);
+            let (largest, length) = length_of_row(grad);
             let mut ahead: Vec<f32> = x
                 .iter()
                 .zip(grad)
