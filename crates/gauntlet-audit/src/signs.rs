@@ -70,7 +70,9 @@ const NO_GRADIENT: f64 = 0.05;
 /// Two passes differ by more than this share of the largest logit: more than rounding. Honest: 0; noise of 0.05 in the input: 5 %.
 const SAME: f64 = 1e-4;
 /// For more than this share a random direction is as good as the gradient's. Honest: at most 6 %, but more beyond the ball of
-/// training; waves: 17 to 72 %, other masks: all; overfitted to FGSM: 8 to 48 %.
+/// training, and 40 % of a network hardened on MNIST at L∞ 0.33, within 0.3; waves: 17 to 72 %, other masks: all; overfitted to
+/// FGSM: 8 to 48 %. Shorter steps tell them apart no better: of half the size 22 % of that network, and 19 % of one with noise;
+/// of a quarter 10 % and 51 %, but waves 2 %. So it counts only where there is another sign.
 const RANDOM_WINS: f64 = 0.1;
 /// More than this share falls to FGSM and withstands PGD. Honest: at most 1.2 %; waves: 3 to 100 %.
 const FGSM_WINS: f64 = 0.05;
@@ -268,6 +270,12 @@ impl Signs {
                 share(self.half_suffices)
             ),
         );
+        // Honest networks can be rough, too: it explains what else is wrong, and accuses nobody.
+        if let [only] = found.as_slice()
+            && only.code == "rough-landscape"
+        {
+            found.clear();
+        }
         found
     }
 }
@@ -351,14 +359,13 @@ mod tests {
         };
         assert!(codes(&|_| ()).is_empty());
         type Change = fn(&mut Signs, usize);
-        let cases: [(&str, usize, Change); 8] = [
+        let cases: [(&str, usize, Change); 7] = [
             ("randomised-outputs", 11, |signs, n| {
                 signs.difference = n as f64 * 1e-5;
             }),
             ("gradients-vanish", 17, |signs, n| {
                 signs.without_gradient = n
             }),
-            ("rough-landscape", 29, |signs, n| signs.random_wins = n),
             ("black-box-beats-white-box", 13, |signs, n| {
                 signs.black_box.1 = n
             }),
@@ -379,7 +386,25 @@ mod tests {
                 "{code}"
             );
         }
-        assert_eq!(cases.map(|(code, ..)| code), Signs::CODES);
+        let alone = Signs::CODES
+            .iter()
+            .filter(|code| **code != "rough-landscape");
+        assert!(cases.iter().map(|(code, ..)| code).eq(alone));
+        // Roughness accuses nobody; beside each other sign it is named.
+        assert!(codes(&|signs| signs.random_wins = 200).is_empty());
+        for (code, least, change) in cases {
+            let rough = |wins| {
+                codes(&|signs| {
+                    change(signs, least);
+                    signs.random_wins = wins;
+                })
+            };
+            let both = Signs::CODES
+                .into_iter()
+                .filter(|named| [code, "rough-landscape"].contains(named));
+            assert!(both.eq(rough(29)));
+            assert_eq!(rough(28), [code]);
+        }
         // FGSM leaves little, or PGD nearly as much.
         for (fgsm, pgd) in [(79, 20), (100, 51)] {
             let found = codes(&|signs| {
@@ -388,8 +413,10 @@ mod tests {
             assert!(found.is_empty());
         }
         // The plan left next to nothing standing: its number can hardly be too high.
-        let found = codes(&|signs| (signs.random_wins, signs.effort) = (200, (4, 0)));
-        assert!(found.is_empty());
+        let found = codes(&|signs| {
+            (signs.random_wins, signs.difference, signs.effort) = (200, 1.0, (4, 0));
+        });
+        assert_eq!(found, ["randomised-outputs"]);
         // A model that is never right, a ball of no size: nothing was measured.
         assert!(Signs::default().findings(&threat).is_empty());
     }

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Tensor, TensorData};
 
 /// One tensor of a module.
@@ -15,6 +15,8 @@ pub struct Named {
     pub shape: Vec<usize>,
     /// Whether it is a running statistic rather than a parameter.
     pub buffer: bool,
+    /// What optimizers know it by.
+    pub id: ParamId,
 }
 
 /// Path of a tensor while a module is walked. The names of enum variants are left out: they say which of several networks
@@ -60,6 +62,7 @@ pub fn list<M: Module>(model: &M) -> Vec<Named> {
                 path,
                 shape: param.val().dims().to_vec(),
                 buffer,
+                id: param.id,
             });
         }
     }
@@ -70,8 +73,16 @@ pub fn list<M: Module>(model: &M) -> Vec<Named> {
 
 /// Every float tensor of `model` on the host, by path. Running statistics are those after the last forward pass.
 pub fn data<M: Module>(model: &M) -> BTreeMap<String, TensorData> {
-    struct Read(Path, BTreeMap<String, TensorData>);
-    impl ModuleVisitor for Read {
+    data_where(model, |_| true)
+}
+
+/// [`data`] of the tensors whose paths `take` wants.
+pub fn data_where<M: Module>(
+    model: &M,
+    take: impl Fn(&str) -> bool,
+) -> BTreeMap<String, TensorData> {
+    struct Read<F>(Path, BTreeMap<String, TensorData>, F);
+    impl<F: Fn(&str) -> bool> ModuleVisitor for Read<F> {
         fn enter_module(&mut self, name: &str, container: &str) {
             self.0.enter(name, container);
         }
@@ -79,10 +90,13 @@ pub fn data<M: Module>(model: &M) -> BTreeMap<String, TensorData> {
             self.0.exit(container);
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.1.insert(self.0.name(), owned(param.val().inner()));
+            let path = self.0.name();
+            if (self.2)(&path) {
+                self.1.insert(path, owned(param.val().inner()));
+            }
         }
     }
-    let mut read = Read(Path::default(), BTreeMap::new());
+    let mut read = Read(Path::default(), BTreeMap::new(), take);
     // `valid` applies pending BatchNorm updates; a plain visit sees statistics that are one update old.
     model.valid().visit(&mut read);
     read.1

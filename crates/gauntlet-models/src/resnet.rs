@@ -5,8 +5,8 @@ use burn::tensor::Tensor;
 
 use crate::build::Builder;
 use crate::conv::convolve;
-use crate::onnx::{Draft, Value};
 use crate::norm::normalise_act;
+use crate::onnx::{Draft, Value};
 use crate::{Activation, ModelError};
 
 /// Residual network with pre-activation blocks (He et al. 2016b), the shape of both PreActResNet-18 and Wide ResNet

@@ -109,7 +109,7 @@ pub(crate) fn estimate_norm<M: Module + Classifier<4>>(
     let after = |start: &M, x: Tensor<4>| {
         let probe = detached(start);
         probe.logits(x.autodiff());
-        named::data(&probe)
+        named::data_where(&probe, named::is_buffer)
     };
     let values = |data: &TensorData| data.try_to_vec::<f32>().expect("statistics are f32");
     let mut sums: Vec<Vec<f64>> = Vec::new();

@@ -55,6 +55,9 @@ pub(crate) struct State {
     /// What the best validation under attack saw.
     #[serde(default)]
     pub(crate) seen: Option<Seen>,
+    /// Whether the last validation, with the attack of training at full strength, saw a single step fail and PGD win.
+    #[serde(default)]
+    pub(crate) masked: bool,
     /// Why the run is over before its last epoch.
     #[serde(default)]
     pub(crate) ended: Option<String>,

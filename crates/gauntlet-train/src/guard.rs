@@ -25,6 +25,15 @@ pub(crate) fn overfits(best: Seen, now: Seen) -> bool {
         && now.single_step >= best.single_step - 0.02
 }
 
+/// So much more stands after a single step than after PGD where the single step is masked.
+const MASKED: f64 = 0.5;
+
+/// Whether `now` shows a network that masks the single step and has nothing else. One may pass through this early in training;
+/// one that stays so at full strength of the attack has overfitted before there was anything to collapse from.
+pub(crate) fn masks(now: Seen) -> bool {
+    now.robust < LEAST && now.single_step - now.robust > MASKED
+}
+
 /// The class that a network takes nearly everything for, and the share of samples, where the truth is more varied.
 pub(crate) fn one_class(predicted: &[u32], labels: &[u32]) -> Option<(u32, f64)> {
     let share_of_most = |classes: &[u32]| {
@@ -77,6 +86,17 @@ mod tests {
         // Robust overfitting is slow.
         assert!(!overfits(best, seen(0.40, 0.57)));
         assert!(!overfits(seen(0.05, 0.3), seen(0.0, 0.9)));
+    }
+
+    #[test]
+    fn a_masked_single_step_is_told_from_a_weak_network() {
+        // As FGSM-RS looked on MNIST at 0.3 without a ramp.
+        assert!(masks(seen(0.013, 0.7)));
+        // A network that was never attacked.
+        assert!(!masks(seen(0.0, 0.3)));
+        assert!(!masks(seen(0.05, 0.5)));
+        // Weak, and honest enough to go on.
+        assert!(!masks(seen(0.2, 0.75)));
     }
 
     #[test]

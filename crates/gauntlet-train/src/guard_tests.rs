@@ -197,6 +197,35 @@ fn catastrophic_overfitting_ends_the_run_and_ships_the_best() {
     );
 }
 
+/// It never was any good, so there is nothing to fall from.
+#[test]
+fn a_run_that_masks_from_the_start_ends_at_the_second_sight_of_it() {
+    let whole = tempfile::tempdir().unwrap();
+    let (fitted, _) = run(whole.path(), &plan(|_| ()), [-1.0, NEVER], None);
+    let why = fitted.unwrap().ended.unwrap();
+    assert!(
+        why.starts_with(
+            "catastrophic overfitting at step 12: 0.0 % under PGD (best 0.0 %), 100.0 %"
+        ),
+        "{why}"
+    );
+    // What was seen first is not forgotten by one who resumes.
+    let pieces = tempfile::tempdir().unwrap();
+    for stop in [Some(8), None] {
+        run(pieces.path(), &plan(|_| ()), [-1.0, NEVER], stop)
+            .0
+            .unwrap();
+    }
+    assert!(left(pieces.path()) == left(whole.path()));
+
+    // While the attack grows, this is no news: full strength begins with the fourth epoch, and the fifth is the second sight.
+    let folder = tempfile::tempdir().unwrap();
+    let ramp = plan(|plan| plan.train.interleave.ramp_epochs = 3.0);
+    let (fitted, _) = run(folder.path(), &ramp, [-1.0, NEVER], None);
+    let why = fitted.unwrap().ended.unwrap();
+    assert!(why.contains("overfitting at step 30:"), "{why}");
+}
+
 #[test]
 fn a_run_goes_back_with_other_noise_three_times_and_in_pieces_to_the_same_end() {
     let back = plan(|plan| plan.train.guard.overfitting = OnOverfitting::RollBack);

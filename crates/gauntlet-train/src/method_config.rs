@@ -284,7 +284,7 @@ pub struct EarlyStopConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct GuardConfig {
     /// What to do at catastrophic overfitting: validation accuracy under PGD falls to less than half of its best, while that
-    /// under a single step does not fall. Default: stop.
+    /// under a single step does not fall; or two in a row below 10 %, 50 points under that of a single step. Default: stop.
     pub overfitting: OnOverfitting,
     /// What to do when the loss is no number. Default: stop.
     pub not_finite: OnNotFinite,
@@ -316,7 +316,7 @@ pub enum OnNotFinite {
     Skip,
 }
 
-/// The `[train.split_norm]` table: clean and adversarial examples with normalisation layers of their own (Xie et al. 2020,
+/// `train.norm_layers`: clean and adversarial examples with normalisation layers of their own (Xie et al. 2020,
 /// AdvProp).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]

@@ -69,7 +69,7 @@ impl<M: Module + Classifier<4> + Sync> Run<'_, M> {
     }
 
     /// How strong the attack is in `epoch`.
-    fn pace(&self, epoch: u32, ramp: f64) -> Pace {
+    pub(crate) fn pace(&self, epoch: u32, ramp: f64) -> Pace {
         let stages = &self.session.plan.train.curriculum;
         let stage = stages.iter().rev().find(|stage| stage.epoch <= epoch);
         Pace {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor};
 use gauntlet_attacks::{Init, Keep, Pgd};
 use gauntlet_data::picture::{self, Example};
@@ -318,9 +318,11 @@ impl<'a, M: Module + Classifier<4> + Sync> Run<'a, M> {
                 self.save(false)?;
                 return Ok(false);
             };
-            if let Some(seen) = self.overfitting(&validation) {
+            let masked = self.masks(epoch, &validation);
+            if let Some(seen) = self.overfitting(&validation, masked) {
                 return self.overfitted(epoch, &validation, seen);
             }
+            self.state.masked = masked;
             is_best = self.report(epoch, &validation)?;
         }
         self.state.closed_at = self.state.step;
@@ -393,16 +395,21 @@ impl<'a, M: Module + Classifier<4> + Sync> Run<'a, M> {
         )
     }
 
-    /// What a validation saw, if it is catastrophic overfitting.
-    fn overfitting(&self, validation: &Validation) -> Option<Seen> {
-        let now = Seen {
-            robust: validation.outcome.robust_accuracy(),
-            single_step: validation.single_step?,
-        };
-        self.state
-            .seen
-            .filter(|best| guard::overfits(*best, now))
-            .map(|_| now)
+    /// Whether a validation saw nothing but a masked single step, after a whole epoch of the attack at full strength.
+    fn masks(&self, epoch: u32, validation: &Validation) -> bool {
+        let train = &self.session.plan.train;
+        let first = u64::from(epoch) * self.per_epoch;
+        let what = train.interleave.at(first, self.per_epoch);
+        let full = self.pace(epoch, what.ramp).ramp >= 1.0
+            && first >= u64::from(train.interleave.clean_epochs) * self.per_epoch;
+        full && validation.seen().is_some_and(guard::masks)
+    }
+
+    /// What a validation saw, if it is catastrophic overfitting: a collapse, or the second in a row that is `masked`.
+    fn overfitting(&self, validation: &Validation, masked: bool) -> Option<Seen> {
+        let now = validation.seen()?;
+        let best = self.state.seen?;
+        ((masked && self.state.masked) || guard::overfits(best, now)).then_some(now)
     }
 
     /// Acts on catastrophic overfitting as configured. Returns whether to go on.
@@ -508,10 +515,7 @@ impl<'a, M: Module + Classifier<4> + Sync> Run<'a, M> {
                 step: self.state.step,
                 accuracy,
             });
-            self.state.seen = validation.single_step.map(|single_step| Seen {
-                robust,
-                single_step,
-            });
+            self.state.seen = validation.seen();
             self.state.stale = 0;
         } else {
             self.state.stale += 1;
@@ -675,22 +679,8 @@ fn new_ids<M: Module>(model: &M) -> M {
 
 /// Ids of the scale and shift of all normalisation layers.
 fn norm_ids<M: Module>(model: &M) -> Vec<ParamId> {
-    struct Ids(named::Path, Vec<ParamId>);
-    impl ModuleVisitor for Ids {
-        fn enter_module(&mut self, name: &str, container: &str) {
-            self.0.enter(name, container);
-        }
-        fn exit_module(&mut self, _name: &str, container: &str) {
-            self.0.exit(container);
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let path = self.0.name();
-            if named::is_norm(&path) && !named::is_buffer(&path) {
-                self.1.push(param.id);
-            }
-        }
-    }
-    let mut ids = Ids(named::Path::default(), Vec::new());
-    model.visit(&mut ids);
-    ids.1
+    let all = named::list(model).into_iter();
+    all.filter(|tensor| named::is_norm(&tensor.path) && !tensor.buffer)
+        .map(|tensor| tensor.id)
+        .collect()
 }

@@ -8,6 +8,7 @@ use gauntlet_kernels::{NoiseKey, Stream};
 use gauntlet_models::Classifier;
 
 use crate::TrainError;
+use crate::guard::Seen;
 use crate::loss::cross_entropy;
 
 /// What validation found.
@@ -21,10 +22,21 @@ pub(crate) struct Validation {
     pub(crate) gallery: (Tensor<4>, Tensor<4>),
 }
 
+impl Validation {
+    /// What the guard against overfitting looks at.
+    pub(crate) fn seen(&self) -> Option<Seen> {
+        Some(Seen {
+            robust: self.outcome.robust_accuracy(),
+            single_step: self.single_step?,
+        })
+    }
+}
+
 /// Pictures shown of a validation.
 const GALLERY: usize = 8;
 
-/// Attacks every sample of `data`, with a second attack of a single step where that is wanted. `progress(done)` is called after each batch; `false` from it stops with `Ok(None)`.
+/// Attacks every sample of `data`, with a second attack of a single step where that is wanted. `progress(done)` is called after
+/// each batch; `false` from it stops with `Ok(None)`.
 pub(crate) fn validate(
     model: &dyn Classifier<4>,
     data: &Dataset,

@@ -4,8 +4,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use gauntlet_attacks::Pgd;
 use gauntlet_models::named;
 
-use super::{Crafted, Loss, Method, Scene, paced};
-use crate::loss::cross_entropy;
+use super::{Crafted, Method, Scene, paced};
 
 /// Free adversarial training (Shafahi et al. 2019, algorithm 1): every batch is used m times, and each backward pass moves both
 /// the weights and the perturbation, which is carried over from batch to batch.
@@ -45,19 +44,13 @@ impl Method for FreeTraining {
         };
         let watched = near.clone().autodiff().require_grad();
         self.at = Some((x, near, attack.clone()));
-        let (input, y, smoothing) = (watched.clone(), scene.y.clone(), scene.label_smoothing);
+        let (input, y) = (watched.clone(), scene.y.clone());
+        let eps = attack.threat.eps.value();
         Crafted {
-            outer: Box::new(move |net| {
-                let logits = net.adversarial(input.clone());
-                let term = cross_entropy(logits.clone(), y.clone(), smoothing);
-                Loss {
-                    terms: vec![("cross_entropy", term)],
-                    logits,
-                    labels: y.clone(),
-                }
-            }),
-            eps: attack.threat.eps.value(),
             watched: Some(watched),
+            ..Crafted::cross_entropy(eps, y, scene.label_smoothing, move |net| {
+                net.adversarial(input.clone())
+            })
         }
     }
 

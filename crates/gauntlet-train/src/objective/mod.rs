@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use gauntlet_attacks::{Attack, Eps, KlPgd, Noise, Pgd, ThreatModel};
+use gauntlet_attacks::{Attack, Eps, Init, KlPgd, Noise, Norm, Pgd, ThreatModel};
 use gauntlet_kernels::{NoiseKey, host, on_host};
 use gauntlet_models::{Classifier, Description, Network, weights};
 
@@ -18,12 +18,14 @@ use crate::{Objective, Plan, TrainError, checkpoint};
 mod alp;
 mod consistency;
 mod distill;
+mod fgsm_rs;
 mod free;
 mod hat;
 mod mart;
 mod multi_norm;
 mod n_fgsm;
 mod pgd;
+mod single_step;
 mod smoothing;
 pub(crate) mod standard;
 mod trades;
@@ -142,6 +144,31 @@ impl Loss {
     }
 }
 
+impl Crafted {
+    /// The cross-entropy of `logits` and nothing else.
+    fn cross_entropy(
+        eps: f32,
+        y: Tensor<1, Int>,
+        label_smoothing: f32,
+        logits: impl Fn(&Net<'_>) -> Tensor<2> + 'static,
+    ) -> Self {
+        let outer: Outer = Box::new(move |net| {
+            let logits = logits(net);
+            let term = cross_entropy(logits.clone(), y.clone(), label_smoothing);
+            Loss {
+                terms: vec![("cross_entropy", term)],
+                logits,
+                labels: y.clone(),
+            }
+        });
+        Self {
+            outer,
+            eps,
+            watched: None,
+        }
+    }
+}
+
 impl Scene<'_> {
     /// Cross-entropy on the batch with its first `attacked` rows replaced by what `perturb` makes of them.
     fn mixed(
@@ -150,49 +177,27 @@ impl Scene<'_> {
         perturb: impl FnOnce(Tensor<4>, Tensor<1, Int>, &Noise) -> Tensor<4>,
     ) -> Crafted {
         let (size, attacked) = (self.x.dims()[0], self.attacked);
-        let (y, smoothing) = (self.y.clone(), self.label_smoothing);
-        if attacked == size {
-            let adversarial = perturb(self.x.clone(), y.clone(), &self.noise);
-            return Crafted {
-                outer: Box::new(move |net| {
-                    let logits = net.adversarial(adversarial.clone());
-                    let term = cross_entropy(logits.clone(), y.clone(), smoothing);
-                    Loss {
-                        terms: vec![("cross_entropy", term)],
-                        logits,
-                        labels: y.clone(),
-                    }
-                }),
-                eps,
-                watched: None,
-            };
-        }
         let noise = Noise {
             key: self.noise.key,
             samples: self.noise.samples[..attacked].to_vec(),
         };
-        let clean = self.x.clone().slice([attacked..size]);
         let chosen = self.x.clone().slice([0..attacked]);
-        let adversarial = perturb(chosen, y.clone().slice([0..attacked]), &noise);
-        let outer: Outer = Box::new(move |net| {
-            let logits = if net.for_clean.is_some() {
-                let attacked = net.adversarial(adversarial.clone());
-                Tensor::cat(vec![attacked, net.clean(clean.clone())], 0)
-            } else {
-                net.adversarial(Tensor::cat(vec![adversarial.clone(), clean.clone()], 0))
-            };
-            let term = cross_entropy(logits.clone(), y.clone(), smoothing);
-            Loss {
-                terms: vec![("cross_entropy", term)],
-                logits,
-                labels: y.clone(),
+        let adversarial = perturb(chosen, self.y.clone().slice([0..attacked]), &noise);
+        let clean = (attacked < size).then(|| self.x.clone().slice([attacked..size]));
+        let smoothing = self.label_smoothing;
+        Crafted::cross_entropy(eps, self.y.clone(), smoothing, move |net| {
+            let adversarial = adversarial.clone();
+            match clean.clone() {
+                None => net.adversarial(adversarial),
+                Some(clean) if net.for_clean.is_none() => {
+                    net.adversarial(Tensor::cat(vec![adversarial, clean], 0))
+                }
+                Some(clean) => {
+                    let attacked = net.adversarial(adversarial);
+                    Tensor::cat(vec![attacked, net.clean(clean)], 0)
+                }
             }
-        });
-        Crafted {
-            outer,
-            eps,
-            watched: None,
-        }
+        })
     }
 
     /// Attacks all rows.
@@ -281,7 +286,10 @@ pub(crate) fn build(
     let other = |path: &Path, key: &str| Other::load(path, key, description, device);
     Ok(match train.objective {
         Objective::Standard => Box::new(standard::Standard),
-        // One step of 1.25 eps from a random start is FGSM-RS.
+        Objective::FgsmRs if attack.threat.norm == Norm::Linf && attack.init == Init::Uniform => {
+            Box::new(fgsm_rs::FgsmRsTraining { attack })
+        }
+        // In other norms, and from the clean image, FGSM is PGD of one step.
         Objective::Pgd | Objective::FgsmRs => Box::new(pgd::PgdTraining { attack }),
         Objective::Trades => Box::new(trades::TradesTraining {
             attack: divergence_attack(&attack, plan),

@@ -1,10 +1,9 @@
 use burn::tensor::Tensor;
-use gauntlet_attacks::{AttackLoss, Eps, Keep, Msd, Pgd, ThreatModel, Union};
+use gauntlet_attacks::{AttackLoss, Keep, Msd, Pgd, ThreatModel, Union};
 use gauntlet_kernels::perturb::choose;
 use gauntlet_models::Classifier;
 
-use super::{Crafted, Loss, Method, Scene, paced};
-use crate::loss::cross_entropy;
+use super::{Crafted, Method, Scene, paced};
 use crate::{Combine, MultiNorm};
 
 /// Training against several threat models at once: on the worst example of each sample (max), on all examples (average), both
@@ -57,23 +56,10 @@ impl Method for MultiNormTraining {
         };
         let copies = adversarial.dims()[0] / scene.x.dims()[0].max(1);
         let y = Tensor::cat(vec![scene.y.clone(); copies.max(1)], 0);
-        let smoothing = scene.label_smoothing;
-        let eps = attacks[0].threat.eps.clone();
-        Crafted {
-            outer: Box::new(move |net| {
-                let logits = net.adversarial(adversarial.clone());
-                Loss {
-                    terms: vec![(
-                        "cross_entropy",
-                        cross_entropy(logits.clone(), y.clone(), smoothing),
-                    )],
-                    logits,
-                    labels: y.clone(),
-                }
-            }),
-            eps: Eps::value(&eps),
-            watched: None,
-        }
+        let eps = attacks[0].threat.eps.value();
+        Crafted::cross_entropy(eps, y, scene.label_smoothing, move |net| {
+            net.adversarial(adversarial.clone())
+        })
     }
 }
 

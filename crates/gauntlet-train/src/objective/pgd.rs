@@ -2,8 +2,7 @@ use gauntlet_attacks::Pgd;
 
 use super::{Crafted, Method, Scene, paced};
 
-/// Cross-entropy on adversarial examples (Madry et al. 2018, eq. 2.1): `min E max over |d| <= eps of CE(f(x + d), y)`. With one
-/// step of 1.25 eps from a random start this is FGSM-RS (Wong et al. 2020, algorithm 3).
+/// Cross-entropy on adversarial examples (Madry et al. 2018, eq. 2.1): `min E max over |d| <= eps of CE(f(x + d), y)`.
 pub(crate) struct PgdTraining {
     pub(crate) attack: Pgd,
 }

@@ -4,7 +4,7 @@
 use std::sync::Mutex;
 
 use burn::tensor::activation::sigmoid;
-use gauntlet_attacks::Norm;
+
 use gauntlet_kernels::Stream;
 use gauntlet_models::ModelConfig;
 
@@ -330,6 +330,40 @@ fn n_fgsm_goes_beyond_the_ball_but_not_beyond_the_pixels() {
         beyond |= (a - b).abs() > 0.2 + 1e-6;
     }
     assert!(beyond, "noise of twice eps never left the ball: {asked:?}");
+}
+
+/// Noise that leaves the pixels keeps what is clipped by the step from being the whole of eps: on black pixels a step up from
+/// `u` in `[-eps, eps]` ends at `min(u + 1.25 eps, eps)`, which is less than eps for three of eight.
+#[test]
+fn fgsm_rs_stays_in_the_ball_and_its_noise_may_leave_the_pixels() {
+    let step = single_step::SingleStep {
+        attack: Pgd {
+            step_size: 0.25,
+            ..pgd(1)
+        },
+        width: 0.2,
+        ball: true,
+    };
+    let (rows, device) = (500, Device::flex());
+    let x = Tensor::<4>::zeros([rows, 1, 2, 2], &device);
+    let y = Tensor::<1, Int>::zeros([rows], &device);
+    let noise = Noise {
+        key: NoiseKey::new(1, Stream::TrainAttack),
+        samples: (0..rows as u32).collect(),
+    };
+    let spy = Spy::default();
+    let found = values(step.perturb(&spy, x, y, &noise));
+    let inside = |v: &&f32| **v > 0.05 - 1e-6 && **v < 0.2 - 1e-6;
+    let up: Vec<f32> = found.into_iter().filter(|v| *v > 0.0).collect();
+    assert!(up.iter().all(|v| *v <= 0.2 + 1e-6), "{up:?}");
+    let share = up.iter().filter(inside).count() as f64 / up.len() as f64;
+    assert!(
+        up.len() >= 500 && (share - 0.375).abs() < 0.06,
+        "{} {share}",
+        up.len()
+    );
+    let started = spy.asked().concat();
+    assert!(started.iter().any(|v| *v < -0.15) && started.iter().all(|v| v.abs() <= 0.2));
 }
 
 #[test]
