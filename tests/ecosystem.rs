@@ -111,6 +111,7 @@ fn weights_of_others_are_imported_audited_trained_on_and_asked() {
             "pictures",
             "--top",
             "3",
+            "--logits",
             "--device",
             "cpu",
         ])
@@ -118,6 +119,7 @@ fn weights_of_others_are_imported_audited_trained_on_and_asked() {
     let line: Value = serde_json::from_str(lines.stdout.trim()).unwrap();
     assert_eq!(line["file"], "pictures/sheet.png");
     assert_eq!(line["top"].as_array().unwrap().len(), 3);
+    assert_eq!(line["logits"].as_array().unwrap().len(), 10);
     assert!(
         line["resized_from"].is_array() && line["confidence"].as_f64().unwrap() > 0.0,
         "{line}"

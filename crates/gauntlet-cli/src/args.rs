@@ -337,8 +337,8 @@ impl Images {
     gauntlet predict runs/mnist-pgd seven.png\n  \
     gauntlet predict models/net photos/ --top 3 --resize crop > answers.jsonl\n  \
     gauntlet predict net.pth cat.jpg --data cifar10 --normalise cifar10\n\n\
-    A line has `file`, `class`, `label`, `confidence` (softmax), `top` with the K likeliest, and `resized_from`\n\
-    where the picture had another size. A file that cannot be read gets `file` and `error`; then the exit\n\
+    A line has `file`, `class`, `label`, `confidence` (softmax), `top` with the K likeliest, `resized_from`\n\
+    where the picture had another size, and `logits` if they are asked for. A file that cannot be read gets `file` and `error`; then the exit\n\
     status is 1.")]
 pub(crate) struct Predict {
     /// A run's folder (its best checkpoint), a checkpoint's, an imported model's, or a file of weights.
@@ -349,6 +349,9 @@ pub(crate) struct Predict {
     /// How many classes to list for each picture.
     #[arg(long, default_value_t = 1, value_name = "K")]
     pub(crate) top: usize,
+    /// Give the logits of all classes too.
+    #[arg(long)]
+    pub(crate) logits: bool,
     /// What to do with pictures of another size: `stretch` them as data sets of folders are, scale and `crop` the middle, or `refuse`.
     #[arg(long, default_value = "stretch", value_name = "HOW", value_parser = resize)]
     pub(crate) resize: Resize,

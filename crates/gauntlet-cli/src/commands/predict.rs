@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use burn::tensor::{Device, Tensor, TensorData, activation};
-use gauntlet_data::{Resize, picture_file, pictures_below};
+use gauntlet_data::{picture_file, pictures_below};
 use gauntlet_models::Classifier;
 use serde_json::{Value, json};
 
@@ -34,7 +34,7 @@ pub(crate) fn predict(args: Predict, quiet: bool) -> Result<(), Failure> {
     let files = files(&args.files)?;
     let mut unread = 0;
     for part in files.chunks(args.batch_size) {
-        let lines = answer(&loaded, part, args.resize, args.top, &device.device);
+        let lines = answer(&loaded, part, &args, &device.device);
         unread += lines.iter().filter(|line| !line["error"].is_null()).count();
         let lines: Vec<String> = lines.iter().map(Value::to_string).collect();
         output::print(lines.join("\n"));
@@ -69,17 +69,11 @@ fn files(named: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
 }
 
 /// A line for each file, in order.
-fn answer(
-    loaded: &Loaded,
-    files: &[PathBuf],
-    resize: Resize,
-    top: usize,
-    device: &Device,
-) -> Vec<Value> {
+fn answer(loaded: &Loaded, files: &[PathBuf], args: &Predict, device: &Device) -> Vec<Value> {
     let shape @ [channels, height, width] = loaded.description.shape;
     let read: Vec<_> = files
         .iter()
-        .map(|file| picture_file(file, shape, resize))
+        .map(|file| picture_file(file, shape, args.resize))
         .collect();
     let whole: Vec<_> = read.iter().flatten().collect();
     let mut rows = Vec::new();
@@ -90,20 +84,23 @@ fn answer(
             .collect();
         let data = TensorData::new(pixels, [whole.len(), channels, height, width]);
         let logits = loaded.network.logits(Tensor::from_data(data, device));
-        let shares = activation::softmax(logits, 1);
-        let shares: Vec<f32> = shares.try_into_vec_as().expect("logits are numbers");
-        rows.extend(
-            shares
-                .chunks(loaded.description.classes.len())
-                .map(<[f32]>::to_vec),
-        );
+        let shares = activation::softmax(logits.clone(), 1);
+        let host = |values: Tensor<2>| -> Vec<Vec<f32>> {
+            let values: Vec<f32> = values.try_into_vec_as().expect("logits are numbers");
+            let each = values.chunks(loaded.description.classes.len());
+            each.map(<[f32]>::to_vec).collect()
+        };
+        rows.extend(host(shares).into_iter().zip(host(logits)));
     }
     let mut rows = rows.into_iter();
     let lines = files.iter().zip(read).map(|(file, read)| match read {
         Err(error) => json!({ "file": file, "error": error.to_string() }),
         Ok((_, size)) => {
-            let shares = rows.next().expect("one row for each picture that was read");
-            let mut line = judged(&shares, &loaded.description.classes, top);
+            let (shares, logits) = rows.next().expect("one row for each picture that was read");
+            let mut line = judged(&shares, &loaded.description.classes, args.top);
+            if args.logits {
+                line["logits"] = json!(logits);
+            }
             line["file"] = json!(file);
             if size != [height, width] {
                 line["resized_from"] = json!(size);
