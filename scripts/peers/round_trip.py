@@ -2,10 +2,11 @@
 """Takes every architecture from PyTorch into Gauntlet and out again, and compares what it computes on real images at each stop.
 
     python -m venv venv && venv/bin/pip install torch safetensors onnx onnxruntime pillow
-    venv/bin/python scripts/peers/round_trip.py --images FOLDER --out OUT [--trained]
+    cargo build --release --manifest-path scripts/peers/tract/Cargo.toml
+    venv/bin/python scripts/peers/round_trip.py --images FOLDER --out OUT [--trained] --tract scripts/peers/tract/target/release/run-in-tract
 
 For each architecture: a PyTorch network with random weights (BatchNorm with random statistics) is saved, `gauntlet model import`ed, asked by
-`gauntlet predict`, `gauntlet model export`ed, loaded back by `networks.py` with strict=True, and run in ONNX Runtime with batches of 1, 7 and 128.
+`gauntlet predict`, `gauntlet model export`ed, loaded back by `networks.py` with strict=True, and run in ONNX Runtime, and with --tract in tract, with batches of 1, 7 and 128.
 The ONNX checker has to pass, and `gauntlet predict model.onnx` has to say the same. Prints a table in Markdown of the largest differences, relative to
 the largest logit; exits with 1 if one is above 1e-4.
 
@@ -93,11 +94,12 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--trained", action="store_true")
+    parser.add_argument("--tract", type=pathlib.Path, help="the program in scripts/peers/tract, built")
     args = parser.parse_args()
     images, labels = pictures(args.images, 128)
     torch.manual_seed(0)
     worst = 0.0
-    print("| architecture | parameters | import | export: PyTorch | export: ONNX Runtime | ONNX back in |\n|---|---:|---:|---:|---:|---:|")
+    print("| architecture | parameters | import | export: PyTorch | export: ONNX Runtime | export: tract | ONNX back in |\n|---|---:|---:|---:|---:|---:|---:|")
     for config, shape in CASES:
         name = config["arch"]
         if args.only and name not in args.only:
@@ -144,15 +146,23 @@ def main():
 
         onnx.checker.check_model(str(folder / "exported" / "model.onnx"), full_check=True)
         session = onnxruntime.InferenceSession(folder / "exported" / "model.onnx", providers=["CPUExecutionProvider"])
-        runtime = 0.0
+        runtime = tract = 0.0
         for count in (1, 7, 128):
-            (logits,) = session.run(None, {"input": x[:count].numpy()})
+            part = x[:count].numpy()
+            (logits,) = session.run(None, {"input": part})
             runtime = max(runtime, away(logits, expected[:count]))
+            if args.tract:
+                command = [args.tract, folder / "exported" / "model.onnx", "x".join(map(str, part.shape))]
+                done = subprocess.run(command, input=part.tobytes(), capture_output=True, check=False)
+                if done.returncode:
+                    raise SystemExit(f"{name} in tract: {done.stderr.decode()}")
+                logits = np.frombuffer(done.stdout, "<f4").reshape(count, CLASSES)
+                tract = max(tract, away(logits, expected[:count]))
         inside = away(asked(folder / "exported" / "model.onnx", folder / "pictures"), expected)
-        numbers = [imported, pytorch, runtime, inside]
-        worst = max([worst, *numbers])
+        numbers = [imported, pytorch, runtime, tract if args.tract else None, inside]
+        worst = max([worst, *(number for number in numbers if number is not None)])
         count = sum(parameter.numel() for parameter in bare.parameters())
-        print(f"| {name} | {count:,} | " + " | ".join(f"{number:.1e}" for number in numbers) + " |", flush=True)
+        print(f"| {name} | {count:,} | " + " | ".join("-" if number is None else f"{number:.1e}" for number in numbers) + " |", flush=True)
     sys.exit(worst > TOLERANCE)
 
 

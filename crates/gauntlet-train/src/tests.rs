@@ -434,3 +434,74 @@ fn a_standard_run_learns_and_an_exploding_one_stops_with_its_checkpoints_whole()
     assert_eq!(saved, step);
     checkpoint::load_network(&path, &device).unwrap();
 }
+
+/// The tensors of a file of the newest checkpoint, by name.
+fn saved(folder: &Path, file: &str) -> std::collections::BTreeMap<String, Vec<f32>> {
+    let (_, path) = checkpoint::list(folder).pop().unwrap();
+    let bytes = std::fs::read(path.join(file)).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let floats = |bytes: &[u8]| {
+        let each = bytes.chunks_exact(4);
+        each.map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+            .collect()
+    };
+    let all = tensors.iter();
+    all.map(|(name, view)| (name.to_owned(), floats(view.data())))
+        .collect()
+}
+
+/// Weights that are moved by next to nothing give the run that does not move them. BatchNorm would tell: were its statistics moved
+/// by the pass that looks for the direction, or by none, they would be others.
+#[test]
+fn a_perturbation_of_no_size_changes_nothing_not_even_the_statistics() {
+    let run_of = |awp: Option<f64>| {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = plan(|plan| {
+            plan.train.ema = None;
+            plan.train.awp = awp.map(|gamma| crate::AwpConfig {
+                gamma,
+                warmup_epochs: 0,
+            });
+        });
+        run(folder.path(), &plan, None).unwrap();
+        saved(folder.path(), "live.safetensors")
+    };
+    let (without, tiny, large) = (run_of(None), run_of(Some(1e-9)), run_of(Some(0.01)));
+    let apart = |other: &std::collections::BTreeMap<String, Vec<f32>>, statistics: bool| {
+        let mut most = 0.0f32;
+        for (name, values) in &without {
+            if name.contains("running") == statistics {
+                let pairs = values.iter().zip(&other[name]);
+                most = pairs.map(|(a, b)| (a - b).abs()).fold(most, f32::max);
+            }
+        }
+        most
+    };
+    for statistics in [false, true] {
+        let (tiny, large) = (apart(&tiny, statistics), apart(&large, statistics));
+        assert!(
+            tiny < 1e-3 && large > 10.0 * tiny.max(1e-4),
+            "{tiny} {large}"
+        );
+    }
+}
+
+/// Xie et al. 2020: statistics, scale and shift of their own for clean examples; everything else is one network.
+#[test]
+fn split_normalisation_splits_normalisation_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let split = plan(|plan| {
+        plan.train.norm_layers = crate::NormLayers::SplitAdversarial;
+        plan.train.ema = None;
+        plan.threat.eps = "0.4".parse().unwrap();
+    });
+    run(folder.path(), &split, None).unwrap();
+    let [main, clean] =
+        ["live.safetensors", "clean.safetensors"].map(|file| saved(folder.path(), file));
+    assert!(main.keys().eq(clean.keys()));
+    for (name, values) in &main {
+        let norm = ["gamma", "beta", "running_mean", "running_var", "norm"];
+        let of_norm = norm.iter().any(|part| name.contains(part));
+        assert_eq!(values != &clean[name], of_norm, "{name}");
+    }
+}

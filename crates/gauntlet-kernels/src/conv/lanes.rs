@@ -215,9 +215,8 @@ impl Padded {
         self.channels * self.size[0] * self.size[1]
     }
 
-    /// The images `from` (at most `L`) turned into lanes; lanes without an image are zero.
-    #[inline(always)]
     /// Zeros around the images.
+    #[inline(always)]
     pub(super) fn clear_around<const L: usize>(&self, to: &mut [Lanes<L>]) {
         if self.padded == self.size {
             return;
@@ -235,6 +234,7 @@ impl Padded {
         }
     }
 
+    /// The images `from` (at most `L`) turned into lanes; lanes without an image are zero.
     #[inline(always)]
     pub(super) fn gather<const L: usize>(&self, from: &[f32], to: &mut [Lanes<L>]) {
         if self.padded == self.size && self.size[0] * self.channels > 1 {

@@ -2,6 +2,7 @@
 //! whatever goes around it (weight perturbation, averages, guards) is the same for all.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -206,7 +207,7 @@ impl Scene<'_> {
     }
 
     /// Attacks some rows. On the CPU parts of the batch are attacked at the same time: most operations there use one thread, and
-    /// rows do not depend on each other. The size of a part is fixed, so that the machine decides nothing.
+    /// rows do not depend on each other. The size of a part depends on the batch alone, so that the machine decides nothing.
     fn perturb(
         &self,
         attack: &dyn Attack<4>,
@@ -215,14 +216,15 @@ impl Scene<'_> {
         noise: &Noise,
     ) -> Tensor<4> {
         let rows = x.dims()[0];
-        if rows <= PART || !on_host(&x.device()) {
+        let part = rows.div_ceil(4).clamp(PART.start, PART.end);
+        if rows <= part || !on_host(&x.device()) {
             return attack.perturb(self.model, x, y, noise);
         }
         let model = self.model;
         let jobs: Vec<_> = (0..rows)
-            .step_by(PART)
+            .step_by(part)
             .map(|from| {
-                let to = (from + PART).min(rows);
+                let to = (from + part).min(rows);
                 let (x, y) = (x.clone().slice([from..to]), y.clone().slice([from..to]));
                 let samples = noise.samples[from..to].to_vec();
                 (
@@ -260,8 +262,8 @@ impl Scene<'_> {
     }
 }
 
-/// Rows that are attacked together on the CPU.
-const PART: usize = 32;
+/// Rows that are attacked together on the CPU: as many as a vector has lanes, or twice as many.
+const PART: Range<usize> = 16..32;
 
 /// The method of a plan. `multi_step`: the guard has changed a single-step attack for PGD.
 pub(crate) fn build(

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ceilings::Ceilings;
 use super::clock::Times;
+use crate::devices::Picked;
 use crate::failure::Failure;
 
 /// A file of measurements. Other programs write it too: see `scripts/peers/torch_train.py`.
@@ -103,6 +104,18 @@ pub(crate) enum Work {
 }
 
 impl Report {
+    /// One with nothing measured on `first` yet.
+    pub(crate) fn new(first: &Picked, ceilings: Ceilings) -> Self {
+        Self {
+            schema: 1,
+            device: first.label(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            threads: first.is_cpu().then(rayon::current_num_threads),
+            ceilings,
+            entries: Vec::new(),
+        }
+    }
+
     /// Reads a file of measurements.
     ///
     /// # Errors

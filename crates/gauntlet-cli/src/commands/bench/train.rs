@@ -35,14 +35,7 @@ pub(super) fn measure(
     for on in devices {
         let ceilings = Ceilings::measure(on, args.quick);
         let elsewhere = report.as_ref().map(|_| on.label());
-        let report = report.get_or_insert_with(|| Report {
-            schema: 1,
-            device: on.label(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            threads: on.is_cpu().then(rayon::current_num_threads),
-            ceilings,
-            entries: Vec::new(),
-        });
+        let report = report.get_or_insert_with(|| Report::new(on, ceilings));
         for &model in &args.model {
             for objective in &args.objective {
                 let run = Run {
