@@ -464,7 +464,7 @@ fn a_perturbation_of_no_size_changes_nothing_not_even_the_statistics() {
             });
         });
         run(folder.path(), &plan, None).unwrap();
-        saved(folder.path(), "live.safetensors")
+        saved(folder.path(), "model.safetensors")
     };
     let (without, tiny, large) = (run_of(None), run_of(Some(1e-9)), run_of(Some(0.01)));
     let apart = |other: &std::collections::BTreeMap<String, Vec<f32>>, statistics: bool| {

@@ -491,7 +491,7 @@ fn smoothing_adds_noise_of_its_width() {
 #[test]
 fn parts_of_a_batch_are_attacked_as_the_whole_would_be() {
     let spy = Spy::default();
-    let rows = 3 * PART + 5;
+    let rows = 3 * PART.end + 5;
     let x = images().repeat_dim(0, rows / 4 + 1).slice([0..rows]);
     let y = classes().repeat_dim(0, rows / 4 + 1).slice([0..rows]);
     let noise = Noise {
