@@ -2,14 +2,14 @@ use burn::tensor::{Int, Tensor};
 use gauntlet_attacks::{Attack, AttackLoss, Noise, Pgd, input_gradient};
 use gauntlet_models::Classifier;
 
-/// One signed step from uniform noise, in L-infinity. What it gives is within the pixels; within the ball only if `ball` says so.
+/// One signed step from uniform noise, in L-infinity. What it gives is within the pixels; within the ball only if `ball` says so. The
+/// noise itself may leave the pixels: clipped, it would be no noise where a pixel is black already.
 pub(super) struct SingleStep {
     /// eps, step size and bounds.
     pub(super) attack: Pgd,
     /// The noise is drawn from `[-width, width]`.
     pub(super) width: f32,
-    /// FGSM-RS: the noise is not clipped to the pixels, the sum of noise and step is clipped to the ball. Otherwise N-FGSM: the other
-    /// way round.
+    /// Whether the sum of noise and step is clipped to the ball: by FGSM-RS it is, by N-FGSM not.
     pub(super) ball: bool,
 }
 
@@ -28,11 +28,6 @@ impl Attack<4> for SingleStep {
             .key
             .uniform(&noise.samples, shape, -width, width, &device);
         let near = x.clone() + wide;
-        let near = if self.ball {
-            near
-        } else {
-            near.clamp(low, high)
-        };
         let (gradient, ..) = input_gradient(model, near.clone(), y, AttackLoss::CrossEntropy);
         let far = near + gradient.sign().mul_scalar(self.attack.step_size);
         let far = if self.ball {

@@ -157,9 +157,7 @@ impl BenchObjective {
     fn toml(self) -> String {
         match self {
             Self::Standard => "objective = \"standard\"".to_owned(),
-            Self::FgsmRs => {
-                "objective = \"pgd\"\nattack = { steps = 1, step_size = 0.039215688 }".to_owned()
-            }
+            Self::FgsmRs => "objective = \"fgsm-rs\"".to_owned(),
             Self::Pgd(steps) => format!("objective = \"pgd\"\nattack = {{ steps = {steps} }}"),
             Self::Trades(steps) => {
                 format!("objective = \"trades\"\nattack = {{ steps = {steps} }}")
