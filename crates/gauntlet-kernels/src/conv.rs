@@ -17,6 +17,8 @@ mod after;
 mod flex;
 #[cfg(feature = "flex")]
 mod lanes;
+#[cfg(feature = "flex")]
+mod packed;
 
 /// Two-dimensional convolution with zeros around the image: `y[n,o] = b[o] + sum_c w[o,c] * x[n,c]`.
 ///

@@ -4,8 +4,14 @@
 //! them, or ends at another step for each row, is done in one pass over a row that stays in the first cache. A tensor becomes a
 //! `Vec` and a `Vec` a tensor without a copy there, if nothing else holds it. On a GPU it would be a round trip.
 
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::on_host;
 
@@ -20,6 +26,49 @@ pub fn is_host(device: &Device) -> bool {
 /// How many threads are worth starting: rayon's, `RAYON_NUM_THREADS` if it says so, else as many as there are cores.
 pub fn threads() -> usize {
     rayon::current_num_threads()
+}
+
+/// What `work` makes of each of `jobs`, in their order. As many as there are threads are worked on at the same time, each with its part of
+/// the threads for itself: nothing that one does in parallel waits for another.
+pub fn at_once<J: Sync, T: Send>(jobs: &[J], work: impl Fn(&J) -> T + Sync) -> Vec<T> {
+    let pools = pools(threads().min(jobs.len()));
+    let next = AtomicUsize::new(0);
+    let take = || {
+        let mut done = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            match jobs.get(at) {
+                Some(job) => done.push((at, work(job))),
+                None => return done,
+            }
+        }
+    };
+    let mut done = thread::scope(|scope| {
+        let workers = pools.iter().map(|pool| scope.spawn(|| pool.install(take)));
+        let workers: Vec<_> = workers.collect();
+        let done = workers.into_iter().flat_map(|worker| match worker.join() {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        done.collect::<Vec<_>>()
+    });
+    done.sort_unstable_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, made)| made).collect()
+}
+
+/// So many pools that share the threads. They are made once.
+fn pools(count: usize) -> Arc<[ThreadPool]> {
+    static MADE: Mutex<Option<HashMap<[usize; 2], Arc<[ThreadPool]>>>> = Mutex::new(None);
+    let threads = threads();
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    let made = made.get_or_insert_default().entry([threads, count]);
+    let new = || {
+        let pool = ThreadPoolBuilder::new().num_threads((threads / count.max(1)).max(1));
+        let pool = pool.thread_name(|_| "part".to_owned());
+        pool.build().expect("threads can be started")
+    };
+    made.or_insert_with(|| (0..count).map(|_| new()).collect())
+        .clone()
 }
 
 /// Calls `work` with the number and the values of each row of `rows`, on as many threads as pay.
@@ -105,6 +154,28 @@ mod tests {
                 assert!(values.iter().all(|value| *value == 1.0 + row as f32));
             }
         }
+    }
+
+    #[test]
+    fn jobs_are_done_once_and_come_back_in_order() {
+        for count in [0, 1, 2, 7, 100] {
+            let jobs: Vec<usize> = (0..count).collect();
+            let done = at_once(&jobs, |job| {
+                let parts = (0..=*job).into_par_iter();
+                (threads(), parts.sum::<usize>())
+            });
+            let at_work = threads().min(count);
+            let expected = jobs
+                .iter()
+                .map(|job| (threads() / at_work, job * (job + 1) / 2));
+            assert_eq!(done, expected.collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "the third")]
+    fn what_goes_wrong_in_a_job_goes_on() {
+        at_once(&[1, 2, 3, 4], |job| assert!(*job != 3, "the third"));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 
 use super::after::{After, Codes, Upstream};
 use super::lanes::{self, Geometry};
+use super::packed::{self, Way};
 
 /// Whether the kernels can do this: burn's CPU backend, `f32`, and something to compute.
 pub(super) fn takes(
@@ -110,20 +111,23 @@ impl LaneConv for Flex {
         after: After,
     ) -> Primitive {
         let g = geometry(&x, &weight, stride, padding);
-        run(x, weight, bias, g, after).0
+        run(x, weight, bias, g, after, true).0
     }
 }
 
+/// `keep` says whether the packed weights may serve again.
 fn run(
     x: Primitive,
     weight: Primitive,
     bias: Primitive,
     g: Geometry,
     after: After,
+    keep: bool,
 ) -> (Primitive, Codes) {
     let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
     let bias = bias.to_contiguous();
-    let (y, codes) = lanes::forward(x.storage(), weight.storage(), bias.storage(), g, after);
+    let plan = packed::plan(&weight, Way::Forward, g, keep);
+    let (y, codes) = lanes::forward(x.storage(), &plan, bias.storage(), g, after);
     let [rows, columns] = after.size(g.output_size());
     (tensor(y, [x.shape()[0], g.outputs, rows, columns]), codes)
 }
@@ -173,7 +177,8 @@ impl Backward<Flex, 3> for LaneConvBackward {
             kept.to_contiguous()
         };
         if let (Some(node), Some(weight)) = (x_node, weight.map(&mut kept)) {
-            let dx = lanes::input_gradient(dy, images, weight.storage(), g);
+            let plan = packed::plan(&weight, Way::InputGradient, g, weight_node.is_none());
+            let dx = lanes::input_gradient(dy, images, &plan);
             let shape = [images, g.inputs, g.size[0], g.size[1]];
             grads.register::<Flex>(node.id, tensor(dx, shape));
         }
@@ -202,9 +207,10 @@ impl<C: CheckpointStrategy> LaneConv for Autodiff<Flex, C> {
         let geometry = geometry(x.primitive(), weight.primitive(), stride, padding);
         let images = x.primitive().shape()[0];
         let nodes = [x.node(), weight.node(), bias.node()];
+        let keep = !weight.is_tracked();
         let primitives = |x: Tracked, weight: Tracked, bias: Tracked| {
             let (x, weight) = (x.into_primitive(), weight.into_primitive());
-            run(x, weight, bias.into_primitive(), geometry, after)
+            run(x, weight, bias.into_primitive(), geometry, after, keep)
         };
         match LaneConvBackward
             .prepare::<C>(nodes)

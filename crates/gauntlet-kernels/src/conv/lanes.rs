@@ -15,6 +15,7 @@ use macerator::{AutoArch, Scalar, Simd, Vector, WithSimd};
 use rayon::prelude::*;
 
 use super::after::{self, After, Codes, Source, Upstream};
+use crate::host::threads;
 
 /// One number of each image of a block.
 pub(super) type Lanes<const L: usize> = [f32; L];
@@ -23,8 +24,11 @@ pub(super) type Lanes<const L: usize> = [f32; L];
 /// fused multiply-adds, few enough for the 16 registers of AVX2.
 const CHANNELS: usize = 4;
 
+/// As many where vectors have 16 lanes: there are 32 registers then, and a pixel that was read serves twice as many products.
+const MORE_CHANNELS: usize = 8;
+
 /// The sizes of a two-dimensional convolution; pairs are (rows, columns).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Geometry {
     pub(super) inputs: usize,
     pub(super) outputs: usize,
@@ -77,21 +81,21 @@ impl Geometry {
     }
 }
 
-/// `y[o] = b[o] + sum_{c,k,l} w[o,c,k,l] x[c, s i + k - p, s j + l - p]` for each image, and what comes `after`.
+/// `y[o] = b[o] + sum_{c,k,l} w[o,c,k,l] x[c, s i + k - p, s j + l - p]` for each image, and what comes `after`. The `plan` is
+/// [`Plan::forward`] of `w`.
 pub(super) fn forward(
     x: &[f32],
-    w: &[f32],
+    plan: &Plan,
     b: &[f32],
     g: Geometry,
     after: After,
 ) -> (Vec<f32>, Codes) {
-    let plan = Plan::forward(w, b, g);
     let images = x.len() / plan.input.image_len();
     let pooled = g.output_len(after);
     let mut y = vec![0.0; images * pooled];
     let coded = if after == After::ReluPool { pooled } else { 0 };
     let mut codes = vec![[0; 4]; images.div_ceil(4) * coded];
-    let lanes = block_size(images, rayon::current_num_threads());
+    let lanes = block_size(images, threads());
     // Without codes there is nothing to cut, and a block has none.
     let mut parts: Vec<&mut [[u8; 4]]> = codes.chunks_mut((lanes / 4 * coded).max(1)).collect();
     parts.resize_with(images.div_ceil(lanes), Default::default);
@@ -105,7 +109,8 @@ pub(super) fn forward(
                 images: x.len() / plan.input.image_len(),
             };
             AutoArch::new().dispatch(Block {
-                plan: &plan,
+                plan,
+                bias: b,
                 source,
                 after,
                 to: y,
@@ -115,11 +120,11 @@ pub(super) fn forward(
     (y, codes)
 }
 
-/// The gradient by `x` of `sum(y * dy)`.
-pub(super) fn input_gradient(dy: Upstream<'_>, images: usize, w: &[f32], g: Geometry) -> Vec<f32> {
-    let plan = Plan::input_gradient(w, g);
+/// The gradient by `x` of `sum(y * dy)`. The `plan` is [`Plan::input_gradient`] of `w`.
+pub(super) fn input_gradient(dy: Upstream<'_>, images: usize, plan: &Plan) -> Vec<f32> {
+    let bias = vec![0.0; plan.channels];
     let mut dx = vec![0.0; images * plan.out_len()];
-    let lanes = block_size(images, rayon::current_num_threads());
+    let lanes = block_size(images, threads());
     dx.par_chunks_mut(lanes * plan.out_len())
         .enumerate()
         .for_each(|(block, to)| {
@@ -129,7 +134,8 @@ pub(super) fn input_gradient(dy: Upstream<'_>, images: usize, w: &[f32], g: Geom
                 images: to.len() / plan.out_len(),
             };
             AutoArch::new().dispatch(Block {
-                plan: &plan,
+                plan,
+                bias: &bias,
                 source,
                 after: After::Nothing,
                 to,
@@ -361,7 +367,8 @@ fn transpose(a: [f32; 4], b: [f32; 4], c: [f32; 4], d: [f32; 4]) -> [[f32; 4]; 4
 struct Sweep {
     /// Offsets into the padded input.
     taps: Vec<usize>,
-    /// `[block of channels][tap][channel of the block]`; channels that fill no block follow, `[channel][tap]`.
+    /// `[block of channels][tap][channel of the block]`, blocks as [`together`] says; channels that fill no block follow,
+    /// `[channel][tap]`.
     weights: Vec<f32>,
     size: [usize; 2],
     in_steps: [usize; 2],
@@ -369,31 +376,48 @@ struct Sweep {
     out_steps: [usize; 2],
 }
 
-impl Sweep {
-    /// `weight(o, t)` is the weight of tap `t` for channel `o`.
-    fn pack(channels: usize, taps: usize, weight: impl Fn(usize, usize) -> f32 + Sync) -> Vec<f32> {
-        let whole = channels - channels % CHANNELS;
-        let mut packed = vec![0.0; channels * taps];
-        let (blocks, single) = packed.split_at_mut(whole * taps);
-        let block = |(block, to): (usize, &mut [f32])| {
-            for (tap, to) in to.chunks_exact_mut(CHANNELS).enumerate() {
-                for (c, to) in to.iter_mut().enumerate() {
-                    *to = weight(block * CHANNELS + c, tap);
-                }
-            }
-        };
-        let length = (CHANNELS * taps).max(1);
-        // The weights of a small layer are packed sooner than another thread wakes.
-        match blocks.len() {
-            0..SMALL => blocks.chunks_mut(length).enumerate().for_each(block),
-            _ => blocks.par_chunks_mut(length).enumerate().for_each(block),
+/// The weights of a sweep, from those of a convolution: tap `t` of channel `c` is `w[firsts[t] + c stride]`.
+fn pack(w: &[f32], channels: usize, firsts: &[usize], stride: usize) -> Vec<f32> {
+    match together(channels) {
+        MORE_CHANNELS => pack_by::<MORE_CHANNELS>(w, channels, firsts, stride),
+        _ => pack_by::<CHANNELS>(w, channels, firsts, stride),
+    }
+}
+
+fn pack_by<const C: usize>(
+    w: &[f32],
+    channels: usize,
+    firsts: &[usize],
+    stride: usize,
+) -> Vec<f32> {
+    let (taps, whole) = (firsts.len(), channels - channels % C);
+    let mut packed = vec![0.0; channels * taps];
+    let (blocks, single) = packed.split_at_mut(whole * taps);
+    let block = |(block, to): (usize, &mut [f32])| {
+        for (to, first) in to.as_chunks_mut::<C>().0.iter_mut().zip(firsts) {
+            let from = &w[first + block * C * stride..][..(C - 1) * stride + 1];
+            *to = std::array::from_fn(|c| from[c * stride]);
         }
-        for (c, to) in single.chunks_exact_mut(taps.max(1)).enumerate() {
-            for (tap, to) in to.iter_mut().enumerate() {
-                *to = weight(whole + c, tap);
-            }
+    };
+    let length = (C * taps).max(1);
+    // The weights of a small layer are packed sooner than another thread wakes.
+    match blocks.len() {
+        0..SMALL => blocks.chunks_mut(length).enumerate().for_each(block),
+        _ => blocks.par_chunks_mut(length).enumerate().for_each(block),
+    }
+    for (c, to) in single.chunks_exact_mut(taps.max(1)).enumerate() {
+        for (to, first) in to.iter_mut().zip(firsts) {
+            *to = w[first + (whole + c) * stride];
         }
-        packed
+    }
+    packed
+}
+
+/// How many of so many channels are computed together on this machine.
+fn together(channels: usize) -> usize {
+    match (widest(), channels) {
+        (16.., MORE_CHANNELS..) => MORE_CHANNELS,
+        _ => CHANNELS,
     }
 }
 
@@ -402,21 +426,26 @@ const SMALL: usize = 1 << 15;
 
 /// What is done to each block of images: pad, sweep, write.
 #[derive(Debug)]
-struct Plan {
+pub(super) struct Plan {
     input: Padded,
     channels: usize,
     out_size: [usize; 2],
-    bias: Vec<f32>,
     sweeps: Vec<Sweep>,
 }
 
 impl Plan {
-    fn forward(w: &[f32], b: &[f32], g: Geometry) -> Self {
+    /// That of a convolution with weights `w`.
+    pub(super) fn forward(w: &[f32], g: Geometry) -> Self {
         let input = g.padded_input();
         let out_size = g.output_size();
         let taps = g.tap_offsets(&input);
         let sweep = Sweep {
-            weights: Sweep::pack(g.outputs, taps.len(), |o, t| w[o * taps.len() + t]),
+            weights: pack(
+                w,
+                g.outputs,
+                &(0..taps.len()).collect::<Vec<_>>(),
+                taps.len(),
+            ),
             taps,
             size: out_size,
             in_steps: [g.stride[0] * input.padded[1], g.stride[1]],
@@ -427,15 +456,16 @@ impl Plan {
             input,
             channels: g.outputs,
             out_size,
-            bias: b.to_vec(),
             sweeps: vec![sweep],
         }
     }
 
+    /// That of the gradient by its input.
+    ///
     /// Pixel `i` of the input meets kernel row `k` at output row `(i + p - k) / s` where that is whole. The pixels with
     /// `(i + p) mod s = a` meet the rows `k = a + s m` only: at output rows `(i + p - a) / s - m`, a convolution without
     /// stride of the padded output gradient.
-    fn input_gradient(w: &[f32], g: Geometry) -> Self {
+    pub(super) fn input_gradient(w: &[f32], g: Geometry) -> Self {
         let out = g.output_size();
         // m is at most this, and so many zeros stand before the first row.
         let before = [0, 1].map(|d| g.kernel[d].div_ceil(g.stride[d]) - 1);
@@ -459,7 +489,6 @@ impl Plan {
             input,
             channels: g.inputs,
             out_size: g.size,
-            bias: vec![0.0; g.inputs],
             sweeps,
         }
     }
@@ -481,21 +510,18 @@ impl Plan {
                 .map(move |(m, k)| (k, place - m))
                 .collect::<Vec<_>>()
         });
-        let (mut taps, mut kernels) = (Vec::new(), Vec::new());
+        let area = g.kernel[0] * g.kernel[1];
+        let (mut taps, mut firsts) = (Vec::new(), Vec::new());
         for o in 0..g.outputs {
             for &(k, i) in &rows {
                 for &(l, j) in &columns {
                     taps.push((o * input.padded[0] + i) * input.padded[1] + j);
-                    kernels.push((o, k * g.kernel[1] + l));
+                    firsts.push(o * g.inputs * area + k * g.kernel[1] + l);
                 }
             }
         }
-        let area = g.kernel[0] * g.kernel[1];
         Some(Sweep {
-            weights: Sweep::pack(g.inputs, taps.len(), |c, t| {
-                let (o, k) = kernels[t];
-                w[(o * g.inputs + c) * area + k]
-            }),
+            weights: pack(w, g.inputs, &firsts, area),
             taps,
             size,
             in_steps: [input.padded[1], 1],
@@ -509,8 +535,8 @@ impl Plan {
     }
 }
 
-/// Lanes of the blocks that `images` are cut into: a vector's, or fewer where that makes less than `parts` blocks.
-fn block_size(images: usize, parts: usize) -> usize {
+/// Numbers in the widest vector of this machine.
+fn widest() -> usize {
     struct Width;
     impl WithSimd for Width {
         type Output = usize;
@@ -519,7 +545,12 @@ fn block_size(images: usize, parts: usize) -> usize {
             f32::lanes::<S>()
         }
     }
-    let widest = AutoArch::new().dispatch(Width);
+    AutoArch::new().dispatch(Width)
+}
+
+/// Lanes of the blocks that `images` are cut into: a vector's, or fewer where that makes less than `parts` blocks.
+fn block_size(images: usize, parts: usize) -> usize {
+    let widest = widest();
     [16, 8]
         .into_iter()
         .find(|&lanes| lanes <= widest && images > lanes / 2 && images.div_ceil(lanes) >= parts)
@@ -550,6 +581,8 @@ fn lent<const L: usize>(spare: &mut Vec<f32>, length: usize) -> &mut [Lanes<L>] 
 /// A block of at most 16 images.
 struct Block<'a> {
     plan: &'a Plan,
+    /// Of each channel.
+    bias: &'a [f32],
     source: Source<'a>,
     after: After,
     to: &'a mut [f32],
@@ -581,7 +614,12 @@ impl Block<'_> {
             output.fill([0.0; L]);
         }
         for sweep in &plan.sweeps {
-            plan.sweep::<S, L>(sweep, input, output);
+            match together(plan.channels) {
+                MORE_CHANNELS => {
+                    plan.sweep::<S, L, MORE_CHANNELS>(sweep, self.bias, input, output);
+                }
+                _ => plan.sweep::<S, L, CHANNELS>(sweep, self.bias, input, output),
+            }
         }
         match self.after {
             After::Nothing => scatter(output, self.to),
@@ -602,15 +640,16 @@ impl Block<'_> {
 
 impl Plan {
     #[inline(always)]
-    fn sweep<S: Simd, const L: usize>(
+    fn sweep<S: Simd, const L: usize, const C: usize>(
         &self,
         sweep: &Sweep,
+        bias: &[f32],
         input: &[Lanes<L>],
         out: &mut [Lanes<L>],
     ) {
         let taps = sweep.taps.len();
-        let blocks = self.channels / CHANNELS;
-        let (packed, single) = sweep.weights.split_at(blocks * CHANNELS * taps);
+        let blocks = self.channels / C;
+        let (packed, single) = sweep.weights.split_at(blocks * C * taps);
         let rows = sweep.size[0];
         let area = self.out_size[0] * self.out_size[1];
         // What is larger is read once: the weights of many channels, or the rows of a large image.
@@ -621,27 +660,27 @@ impl Plan {
             } else {
                 (n % blocks, n / blocks)
             };
-            let weights = packed[block * CHANNELS * taps..].as_chunks::<CHANNELS>().0;
+            let weights = packed[block * C * taps..].as_chunks::<C>().0;
             let row = Row {
                 sweep,
                 weights: &weights[..taps],
-                bias: self.bias.as_chunks().0[block],
+                bias: bias.as_chunks::<C>().0[block],
                 input: &input[i * sweep.in_steps[0]..],
                 area,
             };
-            let out = &mut out[block * CHANNELS * area + sweep.start + i * sweep.out_steps[0]..];
+            let out = &mut out[block * C * area + sweep.start + i * sweep.out_steps[0]..];
             match sweep.size[1] {
                 1 => row.run::<S, 1>(out),
                 _ => row.run::<S, 2>(out),
             }
         }
         for (c, weights) in single.chunks_exact(taps.max(1)).enumerate() {
-            let o = blocks * CHANNELS + c;
+            let o = blocks * C + c;
             for i in 0..rows {
                 let row = Row {
                     sweep,
                     weights: &weights.as_chunks::<1>().0[..taps],
-                    bias: [self.bias[o]],
+                    bias: [bias[o]],
                     input: &input[i * sweep.in_steps[0]..],
                     area,
                 };
@@ -686,6 +725,45 @@ impl<const L: usize, const C: usize> Row<'_, L, C> {
 
     #[inline(always)]
     fn tile<S: Simd, const P: usize>(&self, input: &[Lanes<L>], step: usize) -> [[Lanes<L>; P]; C] {
+        match f32::lanes::<S>() == L {
+            true => self.tile_of_vectors::<S, P>(input, step),
+            false => self.tile_of_lanes::<S, P>(input, step),
+        }
+    }
+
+    /// Vectors by name: of so many sums in arrays, LLVM makes no registers.
+    #[inline(always)]
+    fn tile_of_vectors<S: Simd, const P: usize>(
+        &self,
+        input: &[Lanes<L>],
+        step: usize,
+    ) -> [[Lanes<L>; P]; C] {
+        let mut sums = [[0.0.splat::<S>(); P]; C];
+        for (sums, bias) in sums.iter_mut().zip(self.bias) {
+            *sums = [bias.splat::<S>(); P];
+        }
+        for (&tap, weights) in self.sweep.taps.iter().zip(self.weights) {
+            let window = &input[tap..=tap + (P - 1) * step];
+            let mut here = [0.0.splat::<S>(); P];
+            for p in 0..P {
+                here[p] = vector::<S, L>(&window[p * step]);
+            }
+            for c in 0..C {
+                let weight = weights[c].splat::<S>();
+                for p in 0..P {
+                    sums[c][p] = weight.mul_add(here[p], sums[c][p]);
+                }
+            }
+        }
+        sums.map(|sums| sums.map(|sum| lanes::<S, L>(sum)))
+    }
+
+    #[inline(always)]
+    fn tile_of_lanes<S: Simd, const P: usize>(
+        &self,
+        input: &[Lanes<L>],
+        step: usize,
+    ) -> [[Lanes<L>; P]; C] {
         let mut sums = [[[0.0; L]; P]; C];
         for (sums, bias) in sums.iter_mut().zip(self.bias) {
             *sums = [[bias; L]; P];

@@ -4,9 +4,6 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use gauntlet_attacks::{Attack, Eps, Init, KlPgd, Noise, Norm, Pgd, ThreatModel};
@@ -237,28 +234,10 @@ impl Scene<'_> {
                 )
             })
             .collect();
-        let threads = host::threads();
-        let next = AtomicUsize::new(0);
-        let done: Vec<Mutex<Option<Tensor<4>>>> = jobs.iter().map(|_| Mutex::new(None)).collect();
-        thread::scope(|scope| {
-            for _ in 0..threads.min(jobs.len()) {
-                scope.spawn(|| {
-                    loop {
-                        let at = next.fetch_add(1, Ordering::Relaxed);
-                        let Some((x, y, noise)) = jobs.get(at) else {
-                            break;
-                        };
-                        let found = attack.perturb(model, x.clone(), y.clone(), noise);
-                        *done[at].lock().expect("no job panicked") = Some(found);
-                    }
-                });
-            }
+        let parts = host::at_once(&jobs, |(x, y, noise)| {
+            attack.perturb(model, x.clone(), y.clone(), noise)
         });
-        let parts = done.into_iter().map(|part| {
-            let part = part.into_inner().expect("no job panicked");
-            part.expect("every job was done")
-        });
-        Tensor::cat(parts.collect(), 0)
+        Tensor::cat(parts, 0)
     }
 }
 

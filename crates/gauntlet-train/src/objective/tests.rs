@@ -333,7 +333,10 @@ fn n_fgsm_goes_beyond_the_ball_but_not_beyond_the_pixels() {
     let spy = Spy::default();
     method.craft(&scene(&spy, 4));
     let beyond = |start: &Vec<f32>| start.iter().any(|v| !(0.0..=1.0).contains(v));
-    assert!(spy.asked().iter().any(beyond), "the gradient was taken within the pixels");
+    assert!(
+        spy.asked().iter().any(beyond),
+        "the gradient was taken within the pixels"
+    );
 }
 
 /// Noise that leaves the pixels keeps what is clipped by the step from being the whole of eps: on black pixels a step up from
