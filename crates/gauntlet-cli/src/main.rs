@@ -32,7 +32,10 @@ fn keep_memory() {
     const MINUTE: std::ffi::c_long = 60_000;
     // SAFETY: one number among the allocator's settings is read and written, before there is a second thread. Should a version number its
     // options in another way, what is read there is not the default, and nothing is written.
-    #[expect(unsafe_code, reason = "the allocator has settings, and no safe way to them")]
+    #[expect(
+        unsafe_code,
+        reason = "the allocator has settings, and no safe way to them"
+    )]
     unsafe {
         if libmimalloc_sys::mi_option_get(PURGE_DELAY) == DEFAULT {
             libmimalloc_sys::mi_option_set(PURGE_DELAY, MINUTE);

@@ -72,17 +72,17 @@ impl Array {
         let mut text = vec![0; length];
         reader.read_exact(&mut text).map_err(cut)?;
         let header = Header::parse(&String::from_utf8_lossy(&text))?;
-        let total = header
-            .shape
-            .iter()
-            .try_fold(header.size, |n, &size| n.checked_mul(size))
-            .filter(|&total| total as u64 <= MAX_ARRAY)
+        // Sizes beside a zero count too: strides are their products.
+        let mut room = header.shape.iter().map(|&size| size.max(1));
+        room.try_fold(header.size, usize::checked_mul)
+            .filter(|&room| room as u64 <= MAX_ARRAY)
             .ok_or_else(|| {
                 FormatError::unsupported(format!(
                     "an array of shape {:?} is more than the {MAX_ARRAY} bytes that are read",
                     header.shape
                 ))
             })?;
+        let total = header.size * header.shape.iter().product::<usize>();
         let mut bytes = Vec::new();
         reader.take(total as u64).read_to_end(&mut bytes)?;
         if bytes.len() != total {
@@ -352,6 +352,7 @@ mod tests {
             |shape: &str| format!("{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}");
         assert!(error(&shape("(99999999999,)")).contains("more than"));
         assert!(error(&shape("(4294967296, 4294967296, 4294967296)")).contains("more than"));
+        assert!(error(&shape("(0, 4294967296, 4294967296)")).contains("more than"));
         assert!(error(&shape("(500000000,)")).contains("there are 64"));
         assert!(error(&shape("(-1,)")).contains("header"));
         assert!(error(&shape("(((((((")).contains("header"));

@@ -440,9 +440,11 @@ impl Tensor {
             .map(|&size| usize::try_from(size).ok())
             .collect();
         let shape = shape.ok_or_else(|| wrong(format!("a shape of {dims:?}")))?;
-        let count = shape
+        // Sizes beside a zero count too: strides are their products.
+        let room = shape
             .iter()
-            .try_fold(1usize, |n, &size| n.checked_mul(size));
+            .try_fold(1usize, |n, &size| n.checked_mul(size.max(1)));
+        let count = room.map(|_| shape.iter().product::<usize>());
         let dtype = match kind {
             1 => Dtype::F32,
             2 => Dtype::U8,

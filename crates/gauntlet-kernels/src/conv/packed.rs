@@ -63,3 +63,86 @@ pub(super) fn plan(
     }
     plan
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Distribution, Tensor, TensorData};
+
+    use super::*;
+    use crate::conv::{conv2d, plain};
+
+    const G: Geometry = Geometry {
+        inputs: 3,
+        outputs: 9,
+        size: [6, 6],
+        kernel: [3, 3],
+        stride: [1, 1],
+        padding: [1, 1],
+    };
+
+    fn weights() -> FloatTensor<Flex> {
+        use burn::backend::ops::FloatTensorOps;
+        Flex::float_from_data(
+            TensorData::ones::<f32, _>([9, 3, 3, 3]),
+            &Default::default(),
+        )
+    }
+
+    #[test]
+    fn what_was_packed_serves_again_until_the_weights_are_gone() {
+        let (ours, others) = (weights(), weights());
+        let first = plan(&ours, Way::Forward, G, true);
+        assert!(Arc::ptr_eq(
+            &first,
+            &plan(&ours.clone(), Way::Forward, G, true)
+        ));
+        let padded = Geometry {
+            padding: [0, 0],
+            ..G
+        };
+        for (weights, way, geometry) in [
+            (&ours, Way::InputGradient, G),
+            (&ours, Way::Forward, padded),
+            (&others, Way::Forward, G),
+        ] {
+            assert!(!Arc::ptr_eq(&first, &plan(weights, way, geometry, true)));
+        }
+        let kept = Arc::downgrade(&first);
+        drop((first, ours));
+        // What is gone is dropped when the next comes.
+        plan(&weights(), Way::Forward, G, true);
+        assert!(kept.upgrade().is_none());
+    }
+
+    #[test]
+    fn what_is_not_kept_is_packed_anew() {
+        let weights = weights();
+        let once = plan(&weights, Way::Forward, G, false);
+        assert!(!Arc::ptr_eq(&once, &plan(&weights, Way::Forward, G, false)));
+    }
+
+    /// burn changes a tensor in place where nobody else holds it.
+    #[test]
+    fn weights_that_change_are_packed_anew() {
+        let device = Device::flex();
+        let uniform = Distribution::Uniform(-1.0, 1.0);
+        let x = Tensor::<4>::random([5, 3, 6, 6], uniform, &device);
+        let mut weight = Tensor::<4>::random([9, 3, 3, 3], uniform, &device);
+        let changes: [fn(Tensor<4>) -> Tensor<4>; 5] = [
+            |w| w.mul_scalar(1.5),
+            |w| w.clamp(-0.5, 0.5),
+            |w| w.clone() + w,
+            |w| w.slice_assign([0..1], Tensor::ones([1, 3, 3, 3], &Device::flex())),
+            |w| w.sin(),
+        ];
+        for (at, change) in changes.into_iter().cycle().take(20).enumerate() {
+            for _ in 0..2 {
+                let ours = conv2d(x.clone(), weight.clone(), None, [1, 1], [1, 1]);
+                let burns = plain(x.clone(), weight.clone(), None, [1, 1], [1, 1]);
+                let far = (ours - burns).abs().max().into_scalar::<f32>();
+                assert!(far < 1e-4, "{far} after {at} changes");
+            }
+            weight = change(weight);
+        }
+    }
+}
