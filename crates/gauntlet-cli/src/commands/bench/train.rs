@@ -33,9 +33,7 @@ pub(super) fn measure(
 ) -> Result<Report, Failure> {
     let mut report: Option<Report> = None;
     for on in devices {
-        let ceilings = Ceilings::measure(on, args.quick);
-        let elsewhere = report.as_ref().map(|_| on.label());
-        let report = report.get_or_insert_with(|| Report::new(on, ceilings));
+        let mut entries = Vec::new();
         for &model in &args.model {
             for objective in &args.objective {
                 let run = Run {
@@ -66,12 +64,21 @@ pub(super) fn measure(
                 memory::forget_peak();
                 let times = run.times(&plan, on)?;
                 let mut entry = Entry::new(run.name(), run.batch, times);
-                entry = entry.bound_by(Work::Flop(run.flop()), &ceilings);
                 entry.peak_bytes = memory::peak();
-                entry.device.clone_from(&elsewhere);
-                report.entries.push(entry);
+                entries.push((entry, Work::Flop(run.flop())));
             }
         }
+        // Last: the allocator keeps their memory for a while, and it is not that of a step.
+        let ceilings = Ceilings::measure(on, args.quick);
+        let elsewhere = report.as_ref().map(|_| on.label());
+        let report = report.get_or_insert_with(|| Report::new(on, ceilings));
+        report
+            .entries
+            .extend(entries.into_iter().map(|(entry, work)| {
+                let mut entry = entry.bound_by(work, &ceilings);
+                entry.device.clone_from(&elsewhere);
+                entry
+            }));
     }
     let report = report.expect("at least one device");
     match report.entries.is_empty() {
