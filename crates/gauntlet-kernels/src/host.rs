@@ -4,7 +4,7 @@
 //! them, or ends at another step for each row, is done in one pass over a row that stays in the first cache. A tensor becomes a
 //! `Vec` and a `Vec` a tensor without a copy there, if nothing else holds it. On a GPU it would be a round trip.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -56,18 +56,21 @@ pub fn at_once<J: Sync, T: Send>(jobs: &[J], work: impl Fn(&J) -> T + Sync) -> V
     done.into_iter().map(|(_, made)| made).collect()
 }
 
+type Pools = Arc<[ThreadPool]>;
+
 /// So many pools that share the threads. They are made once.
-fn pools(count: usize) -> Arc<[ThreadPool]> {
-    static MADE: Mutex<Option<HashMap<[usize; 2], Arc<[ThreadPool]>>>> = Mutex::new(None);
+fn pools(count: usize) -> Pools {
+    static MADE: Mutex<BTreeMap<[usize; 2], Pools>> = Mutex::new(BTreeMap::new());
     let threads = threads();
-    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-    let made = made.get_or_insert_default().entry([threads, count]);
     let new = || {
         let pool = ThreadPoolBuilder::new().num_threads((threads / count.max(1)).max(1));
         let pool = pool.thread_name(|_| "part".to_owned());
         pool.build().expect("threads can be started")
     };
-    made.or_insert_with(|| (0..count).map(|_| new()).collect())
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    let pools = made.entry([threads, count]);
+    pools
+        .or_insert_with(|| (0..count).map(|_| new()).collect())
         .clone()
 }
 
