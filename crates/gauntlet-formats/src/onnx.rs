@@ -734,6 +734,11 @@ mod tests {
         };
         assert!(with(vec![1 << 40]).contains("tensor `w`: 24 bytes for a shape of"));
         assert!(with(vec![1 << 40, 1 << 40]).contains("`w`"));
+        // Nothing in it, and strides beyond 64 bits.
+        let mut empty = model();
+        empty.graph.initializers[0] = Tensor::floats("w", &[0, 1 << 40, 1 << 40], Vec::new());
+        let error = Model::read(&empty.to_bytes()).unwrap_err();
+        assert!(error.to_string().contains("0 bytes for a shape of"));
         assert!(with(vec![1; 40]).contains("40 dimensions"));
         assert!(
             Model::read(b"\x08\x08\x12\x01p")

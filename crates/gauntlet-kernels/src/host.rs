@@ -62,15 +62,17 @@ type Pools = Arc<[ThreadPool]>;
 fn pools(count: usize) -> Pools {
     static MADE: Mutex<BTreeMap<[usize; 2], Pools>> = Mutex::new(BTreeMap::new());
     let threads = threads();
-    let new = || {
-        let pool = ThreadPoolBuilder::new().num_threads((threads / count.max(1)).max(1));
+    let new = |place| {
+        // The first ones have one more, where it does not come out even.
+        let share = threads / count + usize::from(place < threads % count);
+        let pool = ThreadPoolBuilder::new().num_threads(share);
         let pool = pool.thread_name(|_| "part".to_owned());
         pool.build().expect("threads can be started")
     };
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
     let pools = made.entry([threads, count]);
     pools
-        .or_insert_with(|| (0..count).map(|_| new()).collect())
+        .or_insert_with(|| (0..count).map(new).collect())
         .clone()
 }
 
@@ -167,12 +169,25 @@ mod tests {
                 let parts = (0..=*job).into_par_iter();
                 (threads(), parts.sum::<usize>())
             });
-            let at_work = threads().min(count);
-            let expected = jobs
-                .iter()
-                .map(|job| (threads() / at_work, job * (job + 1) / 2));
-            assert_eq!(done, expected.collect::<Vec<_>>());
+            assert_eq!(done.len(), count);
+            for (job, (share, sum)) in done.into_iter().enumerate() {
+                let at_work = threads().min(count);
+                assert!((threads() / at_work..=threads().div_ceil(at_work)).contains(&share));
+                assert_eq!(sum, job * (job + 1) / 2);
+            }
         }
+    }
+
+    #[test]
+    fn all_threads_are_shared_out() {
+        let inside = ThreadPoolBuilder::new().num_threads(7).build().unwrap();
+        let shares = inside.install(|| {
+            pools(3)
+                .iter()
+                .map(|pool| pool.current_num_threads())
+                .collect::<Vec<_>>()
+        });
+        assert_eq!(shares, [3, 2, 2]);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Weights in the order that a convolution reads them in, kept while they stay what they are.
 //!
 //! An attack takes many gradients of a network that does not change. What was packed for the first of them serves the
-//! others, and the update that follows, until burn frees or changes the weights.
+//! others, and the update that follows, until burn frees or changes the weights. What was packed for weights that are gone is
+//! freed when something else is kept.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -53,6 +54,10 @@ pub(super) fn plan(
     });
     if keep {
         let mut all = lock();
+        // Parts of a batch start together: another thread may have packed the same meanwhile.
+        if let Some(kept) = all.iter().find(|kept| find(kept)) {
+            return kept.plan.clone();
+        }
         all.retain(|kept| kept.weights.strong_count() > 0);
         all.push(Kept {
             weights: Arc::downgrade(&memory),
@@ -112,6 +117,17 @@ mod tests {
         // What is gone is dropped when the next comes.
         plan(&weights(), Way::Forward, G, true);
         assert!(kept.upgrade().is_none());
+    }
+
+    #[test]
+    fn threads_that_pack_at_the_same_time_share_one_plan() {
+        let weights = weights();
+        let made = std::thread::scope(|scope| {
+            let pack = || plan(&weights, Way::Forward, G, true);
+            let threads = [(); 8].map(|()| scope.spawn(pack));
+            threads.map(|thread| thread.join().unwrap())
+        });
+        assert!(made.iter().all(|plan| Arc::ptr_eq(plan, &made[0])));
     }
 
     #[test]
