@@ -52,6 +52,26 @@ fn help_is_complete_and_fast() {
     );
 }
 
+/// The README's first command is `cargo run`, which asks which one where there are several.
+#[test]
+fn there_is_one_program_to_run() {
+    let cargo = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--offline", "--format-version=1"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let all: Value = serde_json::from_slice(&cargo.stdout).unwrap();
+    let default = all["workspace_default_members"].as_array().unwrap();
+    let packages = all["packages"].as_array().unwrap().iter();
+    let programs: Vec<_> = packages
+        .filter(|package| default.contains(&package["id"]))
+        .flat_map(|package| package["targets"].as_array().unwrap())
+        .filter(|target| target["kind"][0] == "bin")
+        .map(|target| &target["name"])
+        .collect();
+    assert_eq!(programs, ["gauntlet"]);
+}
+
 #[test]
 fn wrong_arguments_are_refused() {
     let place = Place::new();
