@@ -23,13 +23,22 @@ pub fn crop_flip(
         return images;
     }
     let device = images.device();
-    let padded_width = width + 2 * pad;
-    let mut indices = Vec::with_capacity(batch * height * width);
-    for &sample in samples {
+    let offsets = samples.iter().map(|&sample| {
         let mut rng = key.rng(sample);
         let top = rng.random_range(0..=2 * pad);
         let left = rng.random_range(0..=2 * pad);
-        let mirrored = flip && rng.random::<bool>();
+        (top, left, flip && rng.random::<bool>())
+    });
+    #[cfg(feature = "cube")]
+    if crate::cube::takes(&[&images]) {
+        let offsets = offsets.flat_map(|(top, left, mirrored)| [top, left, mirrored.into()]);
+        let offsets: Vec<i32> = offsets.map(|offset| offset as i32).collect();
+        let offsets = Tensor::from_data(TensorData::new(offsets, [batch, 3]), &device);
+        return crate::cube::crop(images, offsets, pad);
+    }
+    let padded_width = width + 2 * pad;
+    let mut indices = Vec::with_capacity(batch * height * width);
+    for (top, left, mirrored) in offsets {
         for row in 0..height {
             let start = (top + row) * padded_width + left;
             for column in 0..width {

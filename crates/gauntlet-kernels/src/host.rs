@@ -1,14 +1,18 @@
 //! Work on the rows of a batch in plain Rust.
 //!
 //! On the CPU backend a tensor operation is a pass over the whole batch, with a new tensor for its result. What takes a dozen of
-//! them, or ends at another step for each row, is done in one pass over a row that stays in the first cache. A tensor becomes a
-//! `Vec` and a `Vec` a tensor without a copy there, if nothing else holds it. On a GPU it would be a round trip.
+//! them, or ends at another step for each row, is done in one pass over a row that stays in the first cache. Tensors are read
+//! where they lie ([`Values`]), and one that changes becomes a `Vec` and a tensor again without a copy, if nothing else holds it.
+//! On a GPU it would be a round trip.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+#[cfg(feature = "flex")]
+use burn::backend::{DispatchTensorKind, Flex, tensor::FloatTensor};
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -16,7 +20,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use crate::on_host;
 
 /// Fewer values than this are not worth a second thread.
-const SMALL: usize = 1 << 15;
+pub(crate) const SMALL: usize = 1 << 15;
 
 /// Whether plain tensors of this device may be worked on here: [`on_host`], and autodiff does not need to know.
 pub fn is_host(device: &Device) -> bool {
@@ -113,6 +117,42 @@ pub fn part(values: &[f32], row: usize, width: usize) -> &[f32] {
 /// If it cannot be read.
 pub fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
     x.try_into_vec_as().expect("a float tensor")
+}
+
+/// The values of a tensor, to be read only: its own memory where it lies there one after the other, else a copy.
+pub struct Values(Source);
+
+enum Source {
+    #[cfg(feature = "flex")]
+    Memory(FloatTensor<Flex>),
+    Copy(Vec<f32>),
+}
+
+impl<const D: usize> From<Tensor<D>> for Values {
+    /// # Panics
+    /// If it cannot be read.
+    fn from(x: Tensor<D>) -> Self {
+        #[cfg(feature = "flex")]
+        if is_host(&x.device())
+            && let DispatchTensorKind::Flex(x) = x.clone().into_dispatch().kind
+            && x.as_float().as_slice::<f32>().is_some()
+        {
+            return Self(Source::Memory(x.float()));
+        }
+        Self(Source::Copy(values(x)))
+    }
+}
+
+impl Deref for Values {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match &self.0 {
+            #[cfg(feature = "flex")]
+            Source::Memory(x) => x.as_slice().expect("as it was found"),
+            Source::Copy(values) => values,
+        }
+    }
 }
 
 /// Values in the shape and on the device of `like`.

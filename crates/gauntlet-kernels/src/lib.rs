@@ -1,13 +1,17 @@
-//! Arithmetic on tensors, and nothing else: steps, projections, named noise, augmentation, convolution and BatchNorm on the CPU.
+//! Arithmetic on tensors, and nothing else: steps, projections, named noise, augmentation, updates of weights, and convolution and
+//! BatchNorm on the CPU.
 //!
 //! This crate knows burn, but no model, no data set and no config.
 
 pub mod augment;
 mod conv;
+#[cfg(feature = "cube")]
+mod cube;
 pub mod host;
 pub mod noise;
 mod norm;
 pub mod perturb;
+pub mod update;
 
 pub use conv::{conv2d, conv2d_relu, conv2d_relu_pool};
 pub use noise::{NoiseKey, Stream};

@@ -117,6 +117,10 @@ impl NoiseKey {
         device: &Device,
     ) -> Tensor<D> {
         let width = high - low;
+        #[cfg(feature = "cube")]
+        if crate::cube::is_cube(device) {
+            return self.draw(samples, shape, Some((low, width)), device);
+        }
         self.fill(samples, shape, device, |words| {
             words.map(|word| low + width * unit(word))
         })
@@ -135,6 +139,10 @@ impl NoiseKey {
         shape: [usize; D],
         device: &Device,
     ) -> Tensor<D> {
+        #[cfg(feature = "cube")]
+        if crate::cube::is_cube(device) {
+            return self.draw(samples, shape, None, device);
+        }
         self.fill(samples, shape, device, |[a, b, c, d]| {
             let pair = |first: u32, second: u32| {
                 // 1 - u is in (0, 1], where the logarithm is finite.
@@ -145,6 +153,26 @@ impl NoiseKey {
             let ((w, x), (y, z)) = (pair(a, b), pair(c, d));
             [w, x, y, z]
         })
+    }
+
+    /// On the device.
+    #[cfg(feature = "cube")]
+    fn draw<const D: usize>(
+        &self,
+        samples: &[u32],
+        shape: [usize; D],
+        range: Option<(f32, f32)>,
+        device: &Device,
+    ) -> Tensor<D> {
+        assert_eq!(shape[0], samples.len(), "one row of noise for each sample");
+        let samples: Vec<i32> = samples.iter().map(|&sample| sample as i32).collect();
+        let samples = TensorData::new(samples, [shape[0]]);
+        crate::cube::noise(
+            Tensor::from_data(samples, device),
+            self.words(0),
+            shape,
+            range,
+        )
     }
 
     fn fill<const D: usize>(
@@ -182,9 +210,9 @@ impl NoiseKey {
 
 /// The words of one key and sample.
 #[derive(Clone, Copy, Debug)]
-struct Words {
-    key: [u32; 2],
-    counter: [u32; 4],
+pub(crate) struct Words {
+    pub(crate) key: [u32; 2],
+    pub(crate) counter: [u32; 4],
 }
 
 impl Words {

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, TensorData};
 
-use crate::host::{each_row, is_host, part, sum_of, upload, values};
+use crate::host::{Values, each_row, is_host, part, sum_of, upload, values};
 
 mod l1;
 mod momentum;
@@ -11,7 +11,7 @@ pub use l1::{l1_sparse_step, l1_step, project_l1};
 pub use momentum::{l2_momentum_step, linf_momentum_step};
 
 /// Gradients shorter than this have no direction: the L2 step leaves such samples where they are.
-const TINY: f32 = 1e-12;
+pub(crate) const TINY: f32 = 1e-12;
 
 /// One L∞ step: `clip(x0 + clamp(x + step_size * sign(grad) - x0, -eps, eps), lo, hi)`.
 ///
@@ -25,6 +25,10 @@ pub fn linf_step<const D: usize>(
     eps: f32,
     bounds: (f32, f32),
 ) -> Tensor<D> {
+    #[cfg(feature = "cube")]
+    if crate::cube::takes(&[&x, &x0, &grad]) {
+        return crate::cube::linf_step(x, x0, grad, step_size, eps, bounds);
+    }
     if !is_host(&x.device()) {
         return project_linf(x + grad.sign().mul_scalar(step_size), x0, eps, bounds);
     }
@@ -51,6 +55,10 @@ pub fn l2_step<const D: usize>(
     eps: f32,
     bounds: (f32, f32),
 ) -> Tensor<D> {
+    #[cfg(feature = "cube")]
+    if crate::cube::takes(&[&x, &x0, &grad]) {
+        return crate::cube::l2_step(x, x0, grad, step_size, eps, bounds);
+    }
     if !is_host(&x.device()) {
         return project_l2(x + unit_l2(grad).mul_scalar(step_size), x0, eps, bounds);
     }
@@ -91,6 +99,10 @@ pub fn project_l2<const D: usize>(
     eps: f32,
     bounds: (f32, f32),
 ) -> Tensor<D> {
+    #[cfg(feature = "cube")]
+    if crate::cube::takes(&[&x, &x0]) {
+        return crate::cube::project_l2(x, x0, eps, bounds);
+    }
     if is_host(&x.device()) {
         return by_rows(x, [x0], |x, [x0]| project_l2_row(x, x0, eps, bounds));
     }
@@ -161,7 +173,7 @@ fn choose_rows<const D: usize>(mask: &[f32], yes: Tensor<D>, no: Tensor<D>) -> T
     }
     let width = no.dims()[1..].iter().product::<usize>();
     let like = no.clone();
-    let (yes, mut no) = (values(yes), values(no));
+    let (yes, mut no) = (Values::from(yes), values(no));
     for row in (0..mask.len()).filter(|&row| chosen(&mask[row])) {
         let place = row * width..(row + 1) * width;
         no[place.clone()].copy_from_slice(&yes[place]);
@@ -191,10 +203,20 @@ fn by_rows<const D: usize, const N: usize>(
     others: [Tensor<D>; N],
     step: impl Fn(&mut [f32], [&[f32]; N]) + Sync + Send,
 ) -> Tensor<D> {
+    by_numbered_rows(x, others, |_, x, others| step(x, others))
+}
+
+/// [`by_rows`], and `step` is told which row it is.
+fn by_numbered_rows<const D: usize, const N: usize>(
+    x: Tensor<D>,
+    others: [Tensor<D>; N],
+    step: impl Fn(usize, &mut [f32], [&[f32]; N]) + Sync + Send,
+) -> Tensor<D> {
     let (dims, device) = (x.dims(), x.device());
-    let (mut x, others) = (values(x), others.map(values));
+    let (mut x, others) = (values(x), others.map(Values::from));
+    let others = others.each_ref().map(|other| &**other);
     each_row(&mut x, dims, |row, x| {
-        step(x, std::array::from_fn(|i| part(&others[i], row, x.len())));
+        step(row, x, others.map(|other| part(other, row, x.len())));
     });
     Tensor::from_data(TensorData::new(x, dims), &device)
 }

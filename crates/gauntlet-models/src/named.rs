@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Tensor, TensorData};
+use gauntlet_kernels::update::blend;
 
 /// One tensor of a module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,7 +163,7 @@ pub fn lerp<M: Module>(target: &M, source: &M, keep: f64) -> M {
             match source {
                 Some(source) => param.map(|old| {
                     let shape = old.dims();
-                    old.mul_scalar(keep) + source.reshape(shape).mul_scalar(1.0 - keep)
+                    blend(old, source.reshape(shape), keep)
                 }),
                 None => param,
             }

@@ -10,6 +10,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 
+use gauntlet_kernels::update::{Adam, Sgd};
 use gauntlet_models::named;
 
 use crate::OptimizerConfig;
@@ -111,12 +112,12 @@ impl Optimizer {
         }
     }
 
-    /// The update direction of one flattened parameter.
-    fn direction(
+    /// One flattened parameter after its update.
+    fn moved(
         &mut self,
         path: &str,
-        value: Tensor<1>,
-        mut gradient: Tensor<1>,
+        weights: Tensor<1>,
+        gradient: Tensor<1>,
         rate: f64,
     ) -> Tensor<1> {
         let slots = self.state.entry(path.to_owned()).or_default();
@@ -128,24 +129,19 @@ impl Optimizer {
                 weight_decay,
                 decay_norm_and_bias,
             } => {
-                if weight_decay != 0.0 && (decay_norm_and_bias || decays(path)) {
-                    gradient = gradient + value.clone().mul_scalar(weight_decay);
-                }
-                if momentum == 0.0 {
-                    return value - gradient.mul_scalar(rate);
-                }
-                // PyTorch's form: the first velocity is the gradient itself, no dampening.
-                let velocity = match slots.first.take() {
-                    Some(velocity) => velocity.mul_scalar(momentum) + gradient.clone(),
-                    None => gradient.clone(),
+                let sgd = Sgd {
+                    rate: rate as f32,
+                    momentum: momentum as f32,
+                    nesterov,
+                    decay: if decay_norm_and_bias || decays(path) {
+                        weight_decay
+                    } else {
+                        0.0
+                    },
                 };
-                let direction = if nesterov {
-                    velocity.clone().mul_scalar(momentum) + gradient
-                } else {
-                    velocity.clone()
-                };
-                slots.first = Some(velocity);
-                value - direction.mul_scalar(rate)
+                let (weights, velocity) = sgd.update(weights, gradient, slots.first.take());
+                slots.first = velocity;
+                weights
             }
             OptimizerConfig::Adam {
                 betas,
@@ -153,10 +149,12 @@ impl Optimizer {
                 weight_decay,
                 decay_norm_and_bias,
             } => {
-                if weight_decay != 0.0 && (decay_norm_and_bias || decays(path)) {
-                    gradient = gradient + value.clone().mul_scalar(weight_decay);
-                }
-                value - adam(slots, gradient, betas, epsilon).mul_scalar(rate)
+                let decay = if decay_norm_and_bias || decays(path) {
+                    weight_decay
+                } else {
+                    0.0
+                };
+                slots.adam(weights, gradient, rate, betas, epsilon, (decay, 1.0))
             }
             OptimizerConfig::AdamW {
                 betas,
@@ -169,35 +167,37 @@ impl Optimizer {
                 } else {
                     1.0
                 };
-                value.mul_scalar(keep) - adam(slots, gradient, betas, epsilon).mul_scalar(rate)
+                slots.adam(weights, gradient, rate, betas, epsilon, (0.0, keep as f32))
             }
         }
     }
 }
 
-/// Adam's direction (Kingma & Ba 2015, algorithm 1) with bias correction.
-fn adam(slots: &mut Slots, gradient: Tensor<1>, betas: [f32; 2], epsilon: f32) -> Tensor<1> {
-    let [beta1, beta2] = betas.map(f64::from);
-    let blend = |old: Option<Tensor<1>>, new: Tensor<1>, beta: f64| match old {
-        Some(old) => without_denormals(old.mul_scalar(beta) + new.mul_scalar(1.0 - beta)),
-        None => new.mul_scalar(1.0 - beta),
-    };
-    let first = blend(slots.first.take(), gradient.clone(), beta1);
-    let second = blend(slots.second.take(), gradient.square(), beta2);
-    slots.first = Some(first.clone());
-    slots.second = Some(second.clone());
-    let time = slots.time as f64;
-    let denominator = second
-        .div_scalar(1.0 - beta2.powf(time))
-        .sqrt()
-        .add_scalar(epsilon);
-    first.div_scalar(1.0 - beta1.powf(time)) / denominator
-}
-
-/// Values below 1e-27 become zero. Moments of parameters whose gradient has stayed zero decay into denormal numbers, and CPUs
-/// compute those many times slower; no update would be seen of them beside Adam's epsilon.
-fn without_denormals(moment: Tensor<1>) -> Tensor<1> {
-    moment.add_scalar(1e-20).sub_scalar(1e-20)
+impl Slots {
+    fn adam(
+        &mut self,
+        weights: Tensor<1>,
+        gradient: Tensor<1>,
+        rate: f64,
+        betas: [f32; 2],
+        epsilon: f32,
+        (decay, keep): (f32, f32),
+    ) -> Tensor<1> {
+        let adam = Adam {
+            rate: rate as f32,
+            betas,
+            epsilon,
+            decay,
+            keep,
+            corrections: betas.map(|beta| (1.0 - f64::from(beta).powf(self.time as f64)) as f32),
+        };
+        let moments = self.first.take().zip(self.second.take());
+        let (weights, [first, second]) =
+            adam.update(weights, gradient, moments.map(<[Tensor<1>; 2]>::from));
+        self.first = Some(first);
+        self.second = Some(second);
+        weights
+    }
 }
 
 /// Whether weight decay touches this parameter when BatchNorm and biases are exempt.
@@ -233,7 +233,7 @@ impl ModuleMapper for Update<'_> {
         let path = format!("{}{}", self.prefix, self.path.name());
         let moved = self
             .optimizer
-            .direction(&path, flat(value.inner()), flat(gradient), self.rate);
+            .moved(&path, flat(value.inner()), flat(gradient), self.rate);
         let moved = Tensor::from_inner(moved.reshape(shape)).set_require_grad(tracked);
         Param::from_mapped_value(id, moved, mapper)
     }

@@ -7,7 +7,7 @@
 
 use burn::tensor::Tensor;
 
-use crate::host::{each_row, part, upload, values as host};
+use crate::host::{Values, each_row, part, upload, values as host};
 
 /// The point nearest to `x`, in Euclidean distance, that is within L1 distance `eps` of `x0` and in the box (Croce & Hein 2021,
 /// "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers", proposition 2.1).
@@ -25,9 +25,10 @@ pub fn project_l1<const D: usize>(
     bounds: (f32, f32),
 ) -> Tensor<D> {
     let like = x0.clone();
-    let (mut x, x0) = (host(x), host(x0));
+    let (mut x, x0) = (host(x), Values::from(x0));
+    let x0 = &*x0;
     each_row(&mut x, like.dims(), |row, x| {
-        project_row(x, part(&x0, row, x.len()), eps, bounds);
+        project_row(x, part(x0, row, x.len()), eps, bounds);
     });
     upload(x, &like)
 }
@@ -52,9 +53,10 @@ pub fn l1_step<const D: usize>(
     bounds: (f32, f32),
 ) -> Tensor<D> {
     let like = x0.clone();
-    let (mut x, x0, grad) = (host(x), host(x0), host(grad));
+    let (mut x, x0, grad) = (host(x), Values::from(x0), Values::from(grad));
+    let (x0, grad) = (&*x0, &*grad);
     each_row(&mut x, like.dims(), |row, x| {
-        let grad = part(&grad, row, x.len());
+        let grad = part(grad, row, x.len());
         let mut values = ranked(grad, |at| room(x[at], grad[at], bounds));
         let most = (f64::from(sparsity) * x.len() as f64).ceil() as usize;
         let count = values.len().min(most.max(1));
@@ -66,7 +68,7 @@ pub fn l1_step<const D: usize>(
         largest_first(&mut values, count as f64, |at, shares| {
             x[at] = (f64::from(x[at]) + (shares * share).copysign(grad[at].into())) as f32;
         });
-        project_row(x, part(&x0, row, x.len()), eps, bounds);
+        project_row(x, part(x0, row, x.len()), eps, bounds);
     });
     upload(x, &like)
 }
@@ -87,17 +89,18 @@ pub fn l1_sparse_step<const D: usize>(
     bounds: (f32, f32),
 ) -> Tensor<D> {
     let like = x0.clone();
-    let (mut x, x0, grad) = (host(x), host(x0), host(grad));
+    let (mut x, x0, grad) = (host(x), Values::from(x0), Values::from(grad));
+    let (x0, grad) = (&*x0, &*grad);
     let (step_size, count) = (host(step_size), host(count));
     each_row(&mut x, like.dims(), |row, x| {
-        let grad = part(&grad, row, x.len());
+        let grad = part(grad, row, x.len());
         let mut values = ranked(grad, |_| 1.0);
         let count = f64::from(count[row]).clamp(1.0, values.len().max(1) as f64);
         let share = f64::from(step_size[row]) / count;
         largest_first(&mut values, count, |at, shares| {
             x[at] = (f64::from(x[at]) + (shares * share).copysign(grad[at].into())) as f32;
         });
-        project_row(x, part(&x0, row, x.len()), eps, bounds);
+        project_row(x, part(x0, row, x.len()), eps, bounds);
     });
     upload(x, &like)
 }

@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 
 use super::{length_of_row, per_sample, project_l2, project_l2_row, project_linf, unit_l2};
-use crate::host::{each_row, is_host, part, upload, values};
+use crate::host::{is_host, values};
 
 /// A step of Auto-PGD in L∞ (Croce & Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse
 /// parameter-free attacks", equations 3 and 4): `ahead` is `x + step_size * sign(grad)`, projected; the result is
@@ -22,6 +22,12 @@ pub fn linf_momentum_step<const D: usize>(
     eps: f32,
     bounds: (f32, f32),
 ) -> Tensor<D> {
+    #[cfg(feature = "cube")]
+    if crate::cube::takes(&[&x, &x0, &grad, &before]) {
+        return crate::cube::linf_momentum_step(
+            x, x0, grad, before, step_size, momentum, eps, bounds,
+        );
+    }
     if !is_host(&x.device()) {
         let project = |z| project_linf(z, x0.clone(), eps, bounds);
         return momentum_step(&x, grad.sign(), &before, step_size, momentum, project);
@@ -61,6 +67,12 @@ pub fn l2_momentum_step<const D: usize>(
     eps: f32,
     bounds: (f32, f32),
 ) -> Tensor<D> {
+    #[cfg(feature = "cube")]
+    if crate::cube::takes(&[&x, &x0, &grad, &before]) {
+        return crate::cube::l2_momentum_step(
+            x, x0, grad, before, step_size, momentum, eps, bounds,
+        );
+    }
     if !is_host(&x.device()) {
         let project = |z| project_l2(z, x0.clone(), eps, bounds);
         return momentum_step(&x, unit_l2(grad), &before, step_size, momentum, project);
@@ -109,13 +121,9 @@ fn by_rows<const D: usize>(
     step_size: Tensor<1>,
     step: impl Fn(&mut [f32], [&[f32]; 3], f32) + Sync + Send,
 ) -> Tensor<D> {
-    let like = x.clone();
-    let (mut x, others, sizes) = (values(x), others.map(values), values(step_size));
-    each_row(&mut x, like.dims(), |row, x| {
-        let others = std::array::from_fn(|i| part(&others[i], row, x.len()));
-        step(x, others, sizes[row]);
-    });
-    upload(x, &like)
+    let sizes = values(step_size);
+    let step = |row: usize, x: &mut [f32], others: [&[f32]; 3]| step(x, others, sizes[row]);
+    super::by_numbered_rows(x, others, step)
 }
 
 #[cfg(test)]

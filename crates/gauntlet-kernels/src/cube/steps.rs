@@ -1,0 +1,371 @@
+//! Steps and projections of perturbations, each one kernel.
+//!
+//! Where a sample's norm is needed, a cube of units works on each sample, and adds up in its shared memory.
+
+use burn_cubecl::cubecl;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+use cubecl::std::tensor::layout::linear::{LinearView, LinearViewMut};
+
+use super::{elementwise, like, vector_size};
+use crate::perturb::TINY;
+
+/// Units that work on one sample together.
+const UNITS: u32 = 256;
+
+type View<'a> = LinearView<'a, f32>;
+type ViewMut<'a> = LinearViewMut<'a, f32>;
+
+/// What a perturbation may be: within `eps` of the clean image, values from `low` to `high`.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+pub(super) struct Ball {
+    eps: f32,
+    low: f32,
+    high: f32,
+}
+
+fn ball(eps: f32, (low, high): (f32, f32)) -> BallLaunch {
+    BallLaunch::new(eps, low, high)
+}
+
+#[cube]
+fn project<N: Size>(z: Vector<f32, N>, x0: Vector<f32, N>, ball: &Ball) -> Vector<f32, N> {
+    let delta = clamp(z - x0, Vector::new(-ball.eps), Vector::new(ball.eps));
+    clamp(x0 + delta, Vector::new(ball.low), Vector::new(ball.high))
+}
+
+#[cube]
+fn sign<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
+    let zero = Vector::new(0.0);
+    Vector::cast_from(x > zero) - Vector::cast_from(x < zero)
+}
+
+#[cube(launch, address_type = "dynamic")]
+fn linf_kernel<N: Size>(
+    x: LinearView<'_, Vector<f32, N>>,
+    x0: LinearView<'_, Vector<f32, N>>,
+    grad: LinearView<'_, Vector<f32, N>>,
+    mut out: LinearViewMut<'_, Vector<f32, N>>,
+    step_size: f32,
+    ball: Ball,
+) {
+    let at = ABSOLUTE_POS;
+    if !out.is_in_bounds(at) {
+        terminate!();
+    }
+    let moved = x.read(at) + sign::<N>(grad.read(at)) * Vector::new(step_size);
+    out.write(at, project::<N>(moved, x0.read(at), &ball));
+}
+
+pub(super) fn linf_step(
+    x: CubeTensor,
+    x0: CubeTensor,
+    grad: CubeTensor,
+    step_size: f32,
+    eps: f32,
+    bounds: (f32, f32),
+) -> CubeTensor {
+    let out = like(&x);
+    if out.meta.num_elements() == 0 {
+        return out;
+    }
+    let vector = vector_size(&[&x, &x0, &grad, &out]);
+    let (count, dim) = elementwise(&out, vector);
+    linf_kernel::launch(
+        &out.client,
+        count,
+        dim,
+        out.required_address_type(),
+        vector,
+        x.into_linear_view_like(&out),
+        x0.into_linear_view_like(&out),
+        grad.into_linear_view_like(&out),
+        out.clone().into_linear_view(),
+        step_size,
+        ball(eps, bounds),
+    );
+    out
+}
+
+/// The sum of what all units of a cube bring, to each of them.
+#[cube]
+fn sum_of_cube(mine: f32, shared: &mut Shared<[f32]>) -> f32 {
+    let unit = UNIT_POS as usize;
+    shared[unit] = mine;
+    sync_cube();
+    let mut half = CUBE_DIM as usize / 2;
+    while half > 0 {
+        if unit < half {
+            shared[unit] += shared[unit + half];
+        }
+        sync_cube();
+        half /= 2;
+    }
+    let sum = shared[0];
+    // Nobody begins the next sum before all have read this one.
+    sync_cube();
+    sum
+}
+
+/// [`sum_of_cube`] for the largest.
+#[cube]
+fn most_of_cube(mine: f32, shared: &mut Shared<[f32]>) -> f32 {
+    let unit = UNIT_POS as usize;
+    shared[unit] = mine;
+    sync_cube();
+    let mut half = CUBE_DIM as usize / 2;
+    while half > 0 {
+        if unit < half {
+            shared[unit] = max(shared[unit], shared[unit + half]);
+        }
+        sync_cube();
+        half /= 2;
+    }
+    let most = shared[0];
+    sync_cube();
+    most
+}
+
+/// What a gradient is divided by to have length 1: its largest value, and the length that is left then. Squares of small values
+/// would underflow.
+#[cube]
+fn length_of_row(
+    grad: &View<'_>,
+    start: usize,
+    end: usize,
+    shared: &mut Shared<[f32]>,
+) -> (f32, f32) {
+    let units = CUBE_DIM as usize;
+    let first = start + UNIT_POS as usize;
+    let mut most = f32::new(TINY);
+    for at in range_stepped(first, end, units) {
+        most = max(most, grad.read(at).abs());
+    }
+    let most = most_of_cube(most, shared);
+    let mut squares = 0.0f32;
+    for at in range_stepped(first, end, units) {
+        let g = grad.read(at) / most;
+        squares += g * g;
+    }
+    let length = max(sum_of_cube(squares, shared).sqrt(), TINY);
+    (most, length)
+}
+
+#[cube]
+fn shrink(squares: f32, eps: f32) -> f32 {
+    min(eps / max(squares.sqrt(), TINY), 1.0f32)
+}
+
+#[cube(launch, address_type = "dynamic")]
+fn l2_kernel(
+    x: View<'_>,
+    x0: View<'_>,
+    grad: View<'_>,
+    mut out: ViewMut<'_>,
+    width: usize,
+    step_size: f32,
+    ball: Ball,
+    #[comptime] step: bool,
+) {
+    let mut shared = Shared::new_slice(comptime!(UNITS as usize));
+    let units = CUBE_DIM as usize;
+    let start = CUBE_POS * width;
+    let end = start + width;
+    let first = start + UNIT_POS as usize;
+    let mut most = 1.0f32;
+    let mut length = 1.0f32;
+    if comptime!(step) {
+        let (m, l) = length_of_row(&grad, start, end, &mut shared);
+        most = m;
+        length = l;
+    }
+    let mut squares = 0.0f32;
+    for at in range_stepped(first, end, units) {
+        let mut delta = x.read(at) - x0.read(at);
+        if comptime!(step) {
+            delta += grad.read(at) / most / length * step_size;
+        }
+        squares += delta * delta;
+    }
+    let shrink = shrink(sum_of_cube(squares, &mut shared), ball.eps);
+    for at in range_stepped(first, end, units) {
+        let clean = x0.read(at);
+        let mut delta = x.read(at) - clean;
+        if comptime!(step) {
+            delta += grad.read(at) / most / length * step_size;
+        }
+        out.write(at, clamp(clean + delta * shrink, ball.low, ball.high));
+    }
+}
+
+/// One L2 step; without a gradient the projection alone.
+pub(super) fn l2_step(
+    x: CubeTensor,
+    x0: CubeTensor,
+    grad: Option<CubeTensor>,
+    step_size: f32,
+    eps: f32,
+    bounds: (f32, f32),
+) -> CubeTensor {
+    let out = like(&x);
+    let rows = out.meta.shape()[0];
+    if out.meta.num_elements() == 0 {
+        return out;
+    }
+    let step = grad.is_some();
+    let grad = grad.unwrap_or_else(|| x.clone());
+    l2_kernel::launch(
+        &out.client,
+        CubeCount::Static(rows as u32, 1, 1),
+        CubeDim::new_1d(UNITS),
+        out.required_address_type(),
+        x.into_linear_view_like(&out),
+        x0.into_linear_view_like(&out),
+        grad.into_linear_view_like(&out),
+        out.clone().into_linear_view(),
+        out.meta.num_elements() / rows,
+        step_size,
+        ball(eps, bounds),
+        step,
+    );
+    out
+}
+
+#[cube(launch, address_type = "dynamic")]
+fn linf_momentum_kernel<N: Size>(
+    x: LinearView<'_, Vector<f32, N>>,
+    x0: LinearView<'_, Vector<f32, N>>,
+    grad: LinearView<'_, Vector<f32, N>>,
+    before: LinearView<'_, Vector<f32, N>>,
+    step_size: View<'_>,
+    mut out: LinearViewMut<'_, Vector<f32, N>>,
+    width: usize,
+    momentum: f32,
+    ball: Ball,
+) {
+    let at = ABSOLUTE_POS;
+    if !out.is_in_bounds(at) {
+        terminate!();
+    }
+    let size = step_size.read(at * N::value() / width);
+    let (x, x0) = (x.read(at), x0.read(at));
+    let moved = x + sign::<N>(grad.read(at)) * Vector::new(size);
+    let ahead = project::<N>(moved, x0, &ball);
+    let pull = (ahead - x) * Vector::new(1.0 - momentum);
+    let drift = (x - before.read(at)) * Vector::new(momentum);
+    out.write(at, project::<N>(x + pull + drift, x0, &ball));
+}
+
+pub(super) fn linf_momentum_step(
+    x: CubeTensor,
+    x0: CubeTensor,
+    grad: CubeTensor,
+    before: CubeTensor,
+    step_size: CubeTensor,
+    momentum: f32,
+    eps: f32,
+    bounds: (f32, f32),
+) -> CubeTensor {
+    let out = like(&x);
+    if out.meta.num_elements() == 0 {
+        return out;
+    }
+    let width = out.meta.num_elements() / out.meta.shape()[0];
+    // Of one row, the last dimension's at most: no vector lies in two.
+    let vector = vector_size(&[&x, &x0, &grad, &before, &out]);
+    let (count, dim) = elementwise(&out, vector);
+    linf_momentum_kernel::launch(
+        &out.client,
+        count,
+        dim,
+        out.required_address_type(),
+        vector,
+        x.into_linear_view_like(&out),
+        x0.into_linear_view_like(&out),
+        grad.into_linear_view_like(&out),
+        before.into_linear_view_like(&out),
+        step_size.into_linear_view(),
+        out.clone().into_linear_view(),
+        width,
+        momentum,
+        ball(eps, bounds),
+    );
+    out
+}
+
+#[cube(launch, address_type = "dynamic")]
+fn l2_momentum_kernel(
+    x: View<'_>,
+    x0: View<'_>,
+    grad: View<'_>,
+    before: View<'_>,
+    step_size: View<'_>,
+    mut out: ViewMut<'_>,
+    width: usize,
+    momentum: f32,
+    ball: Ball,
+) {
+    let mut shared = Shared::new_slice(comptime!(UNITS as usize));
+    let units = CUBE_DIM as usize;
+    let start = CUBE_POS * width;
+    let end = start + width;
+    let first = start + UNIT_POS as usize;
+    let size = step_size.read(CUBE_POS);
+    let (most, length) = length_of_row(&grad, start, end, &mut shared);
+    let mut squares = 0.0f32;
+    for at in range_stepped(first, end, units) {
+        let delta = x.read(at) - x0.read(at) + grad.read(at) / most / length * size;
+        squares += delta * delta;
+    }
+    let once = shrink(sum_of_cube(squares, &mut shared), ball.eps);
+    let mut squares = 0.0f32;
+    for at in range_stepped(first, end, units) {
+        let (here, clean) = (x.read(at), x0.read(at));
+        let delta = here - clean + grad.read(at) / most / length * size;
+        let ahead = clamp(clean + delta * once, ball.low, ball.high);
+        let pull = (ahead - here) * (1.0 - momentum);
+        let moved = here + pull + (here - before.read(at)) * momentum;
+        squares += (moved - clean) * (moved - clean);
+        out.write(at, moved);
+    }
+    // Each unit reads below what it wrote itself.
+    let twice = shrink(sum_of_cube(squares, &mut shared), ball.eps);
+    for at in range_stepped(first, end, units) {
+        let clean = x0.read(at);
+        let z = clean + (out.read(at) - clean) * twice;
+        out.write(at, clamp(z, ball.low, ball.high));
+    }
+}
+
+pub(super) fn l2_momentum_step(
+    x: CubeTensor,
+    x0: CubeTensor,
+    grad: CubeTensor,
+    before: CubeTensor,
+    step_size: CubeTensor,
+    momentum: f32,
+    eps: f32,
+    bounds: (f32, f32),
+) -> CubeTensor {
+    let out = like(&x);
+    if out.meta.num_elements() == 0 {
+        return out;
+    }
+    let rows = out.meta.shape()[0];
+    l2_momentum_kernel::launch(
+        &out.client,
+        CubeCount::Static(rows as u32, 1, 1),
+        CubeDim::new_1d(UNITS),
+        out.required_address_type(),
+        x.into_linear_view_like(&out),
+        x0.into_linear_view_like(&out),
+        grad.into_linear_view_like(&out),
+        before.into_linear_view_like(&out),
+        step_size.into_linear_view(),
+        out.clone().into_linear_view(),
+        out.meta.num_elements() / rows,
+        momentum,
+        ball(eps, bounds),
+    );
+    out
+}
