@@ -21,7 +21,10 @@ use gauntlet_attacks::{
 };
 use gauntlet_data::load;
 use gauntlet_kernels::augment::crop_flip;
-use gauntlet_kernels::perturb::{l2_step, linf_step, project_l2, project_linf};
+use gauntlet_kernels::perturb::{
+    l2_momentum_step, l2_step, linf_momentum_step, linf_step, project_l2, project_linf,
+};
+use gauntlet_kernels::update::{Adam, Sgd, blend};
 use gauntlet_kernels::{NoiseKey, Stream};
 use gauntlet_models::{Classifier, Description, ModelConfig, Network, named};
 use gauntlet_train::{
@@ -124,21 +127,23 @@ fn compare(vulkan: &Device) {
 
 fn random_numbers_are_the_same(flex: &Device, vulkan: &Device) {
     let key = NoiseKey::new(5, Stream::TrainAttack).at(2, 7);
-    for samples in [&[0u32, 9, 4][..], &[]] {
-        let draw = |device: &Device| {
-            let uniform = key.uniform(samples, [samples.len(), 7], -0.3, 0.3, device);
-            (
-                host(uniform),
-                host(key.normal(samples, [samples.len(), 5], device)),
-            )
+    let many: Vec<u32> = (0..300).map(|i| i * 7919).collect();
+    for samples in [&[0u32, 9, u32::MAX][..], &[], &many] {
+        let uniform = |device: &Device, low, high| {
+            host(key.uniform(samples, [samples.len(), 7], low, high, device))
         };
-        assert_eq!(draw(flex), draw(vulkan));
+        assert_eq!(uniform(flex, 0.0, 1.0), uniform(vulkan, 0.0, 1.0));
+        // The range is a product and a sum, which a device may round once.
+        let [a, b] = [flex, vulkan].map(|device| uniform(device, -0.3, 0.3));
+        close(&a, &b, 2e-7, "uniform numbers");
+        let normal = |device: &Device| host(key.normal(samples, [samples.len(), 2, 45], device));
+        close(&normal(flex), &normal(vulkan), 1e-6, "normal numbers");
     }
 }
 
 fn kernels_agree(flex: &Device, vulkan: &Device) {
     type Kernel = fn(Tensor<4>, Tensor<4>, Tensor<4>) -> Tensor<4>;
-    let kernels: [(&str, Kernel); 5] = [
+    let kernels: [(&str, Kernel); 8] = [
         ("linf_step", |x, x0, g| {
             linf_step(x, x0, g, 0.1, 0.2, (0.0, 1.0))
         }),
@@ -153,24 +158,72 @@ fn kernels_agree(flex: &Device, vulkan: &Device) {
             let ids: Vec<u32> = (0..x.dims()[0] as u32).collect();
             crop_flip(x, 2, true, &NoiseKey::new(1, Stream::Augment), &ids)
         }),
+        ("linf_momentum_step", |x, x0, g| {
+            let sizes = Tensor::arange(1..x.dims()[0] as i64 + 1, &x.device());
+            let (sizes, before) = (sizes.float().mul_scalar(0.1), x0.clone());
+            linf_momentum_step(x, x0, g, before, sizes, 0.25, 0.2, (0.0, 1.0))
+        }),
+        ("l2_momentum_step", |x, x0, g| {
+            let sizes = Tensor::arange(1..x.dims()[0] as i64 + 1, &x.device());
+            let (sizes, before) = (sizes.float().mul_scalar(0.1), x0.clone());
+            l2_momentum_step(x, x0, g, before, sizes, 0.25, 0.5, (0.0, 1.0))
+        }),
+        ("blend", |x, x0, _| blend(x, x0, 0.9)),
     ];
-    // An odd size, a single value, an empty batch; each as it is and as the transposed view of another.
-    for shape in [[3, 2, 5, 7], [1, 1, 1, 1], [0, 1, 4, 4]] {
-        for transposed in [false, true] {
+    // An odd size, a single value, an empty batch, rows longer than a cube has units; each as it is, as the transposed view of another,
+    // and as one row for all.
+    for shape in [[3, 2, 5, 7], [1, 1, 1, 1], [0, 1, 4, 4], [2, 3, 20, 20]] {
+        for layout in ["plain", "transposed", "expanded"] {
             for (name, kernel) in kernels {
                 let run = |device: &Device| {
                     let [n, c, h, w] = shape;
-                    let stored = if transposed { [n, c, w, h] } else { shape };
                     let values = |step: u32, low: f32| {
                         let ids: Vec<u32> = (0..n as u32).collect();
                         let key = NoiseKey::new(3, Stream::TrainAttack).at(0, step);
-                        let x: Tensor<4> = key.uniform(&ids, stored, low, 1.0, device);
-                        if transposed { x.swap_dims(2, 3) } else { x }
+                        let draw = |ids, shape| key.uniform::<4>(ids, shape, low, 1.0, device);
+                        match layout {
+                            "transposed" => draw(&ids, [n, c, w, h]).swap_dims(2, 3),
+                            "expanded" if step == 1 => draw(&[0], [1, c, h, w]).expand(shape),
+                            _ => draw(&ids, shape),
+                        }
                     };
                     host(kernel(values(0, 0.0), values(1, 0.0), values(2, -1.0)))
                 };
-                close(&run(flex), &run(vulkan), 1e-5, &format!("{name} {shape:?}"));
+                let what = format!("{name} {shape:?} {layout}");
+                close(&run(flex), &run(vulkan), 1e-5, &what);
             }
+        }
+    }
+    for length in [1, 37, 1000] {
+        let steps = |device: &Device| {
+            let key = NoiseKey::new(4, Stream::TrainAttack);
+            let draw = |step| {
+                let drawn = key
+                    .at(0, step)
+                    .uniform::<2>(&[0], [1, length], -1.0, 1.0, device);
+                drawn.flatten::<1>(0, 1)
+            };
+            let sgd = Sgd {
+                rate: 0.1,
+                momentum: 0.9,
+                nesterov: true,
+                decay: 5e-4,
+            };
+            let adam = Adam {
+                rate: 0.1,
+                betas: [0.9, 0.999],
+                epsilon: 1e-8,
+                decay: 0.01,
+                keep: 0.99,
+                corrections: [0.19, 0.002],
+            };
+            let (weights, velocity) = sgd.update(draw(0), draw(1), Some(draw(2)));
+            let moments = [draw(2), draw(3).square()];
+            let (other, [first, second]) = adam.update(draw(0), draw(1), Some(moments));
+            [weights, velocity.unwrap(), other, first, second].map(host)
+        };
+        for (ours, theirs) in steps(flex).iter().zip(&steps(vulkan)) {
+            close(ours, theirs, 1e-5, &format!("updates of {length}"));
         }
     }
 }

@@ -4,6 +4,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use rand::RngExt;
 
 use crate::NoiseKey;
+use crate::host::{Values, each_row, is_host};
 
 /// Zero-pads images by `pad` pixels and crops each back to its size at a random place; mirrors each left to right with
 /// probability 1/2 if `flip`. Row `i` depends on `key` and `samples[i]` alone.
@@ -35,6 +36,31 @@ pub fn crop_flip(
         let offsets: Vec<i32> = offsets.map(|offset| offset as i32).collect();
         let offsets = Tensor::from_data(TensorData::new(offsets, [batch, 3]), &device);
         return crate::cube::crop(images, offsets, pad);
+    }
+    if is_host(&device) {
+        let offsets: Vec<_> = offsets.collect();
+        let source = Values::from(images);
+        let source = &*source;
+        let dims = [batch, channels, height, width];
+        let mut crops = vec![0.0; source.len()];
+        each_row(&mut crops, dims, |image, crop| {
+            let (top, left, mirrored) = offsets[image];
+            // What of a row does not lie beside the image.
+            let first = pad.saturating_sub(left);
+            let end = (width + pad).saturating_sub(left).min(width);
+            for (row, crop) in crop.chunks_mut(width).enumerate() {
+                let (channel, y) = (row / height, top + row % height);
+                if (pad..pad + height).contains(&y) && first < end {
+                    let start = ((image * channels + channel) * height + y - pad) * width;
+                    let from = start + left + first - pad;
+                    crop[first..end].copy_from_slice(&source[from..from + end - first]);
+                }
+                if mirrored {
+                    crop.reverse();
+                }
+            }
+        });
+        return Tensor::from_data(TensorData::new(crops, dims), &device);
     }
     let padded_width = width + 2 * pad;
     let mut indices = Vec::with_capacity(batch * height * width);
@@ -116,6 +142,21 @@ mod tests {
             }
         }
         crops
+    }
+
+    /// Row by row on the host, and gathered, as tensors of an autodiff device are.
+    #[test]
+    fn rows_and_tensors_give_the_same_crops() {
+        let samples: Vec<u32> = (0..50).collect();
+        let key = NoiseKey::new(2, Stream::Augment);
+        for (channels, height, width, pad, flip) in
+            [(1, 3, 5, 1, true), (3, 4, 4, 2, false), (2, 3, 2, 4, true)]
+        {
+            let x = images(samples.len(), channels, height, width);
+            let rows = crop_flip(x.clone(), pad, flip, &key, &samples);
+            let gathered = crop_flip(x.autodiff(), pad, flip, &key, &samples);
+            assert_eq!(values(rows), values(gathered.inner()));
+        }
     }
 
     #[test]

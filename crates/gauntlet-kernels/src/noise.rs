@@ -17,6 +17,8 @@ use std::convert::Infallible;
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::TryRng;
 
+use crate::host::each_row;
+
 /// What a random number is for. Streams never share numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
@@ -180,20 +182,20 @@ impl NoiseKey {
         samples: &[u32],
         shape: [usize; D],
         device: &Device,
-        convert: impl Fn([u32; 4]) -> [f32; 4],
+        convert: impl Fn([u32; 4]) -> [f32; 4] + Sync + Send,
     ) -> Tensor<D> {
         assert_eq!(shape[0], samples.len(), "one row of noise for each sample");
-        let row = shape[1..].iter().product::<usize>();
-        let mut values = Vec::with_capacity(row * samples.len());
-        for &sample in samples {
-            let words = self.words(sample);
-            let end = values.len() + row;
-            for block in 0..row.div_ceil(4) {
-                let four = convert(words.block(block as u32));
-                let take = four.len().min(end - values.len());
-                values.extend_from_slice(&four[..take]);
+        let mut values = vec![0.0; shape.iter().product()];
+        each_row(&mut values, shape, |row, values| {
+            let words = self.words(samples[row]);
+            for (place, values) in values.chunks_mut(4 * LANES).enumerate() {
+                let blocks = words.blocks((place * LANES) as u32);
+                for (lane, values) in values.chunks_mut(4).enumerate() {
+                    let four = convert(blocks.map(|words| words[lane]));
+                    values.copy_from_slice(&four[..values.len()]);
+                }
             }
-        }
+        });
         Tensor::from_data(TensorData::new(values, shape), device)
     }
 
@@ -220,7 +222,28 @@ impl Words {
         let [first, rest @ ..] = self.counter;
         philox([first + block, rest[0], rest[1], rest[2]], self.key)
     }
+
+    /// Blocks from `first` on: the first words of all of them, the second, and so on. The compiler makes vectors of it.
+    fn blocks(&self, first: u32) -> [[u32; LANES]; 4] {
+        let mut blocks = self.counter.map(|word| [word; LANES]);
+        for (lane, word) in blocks[0].iter_mut().enumerate() {
+            *word = word.wrapping_add(first + lane as u32);
+        }
+        let mut key = self.key;
+        for _ in 0..10 {
+            let [a, b, c, d] = &mut blocks;
+            for lane in 0..LANES {
+                [a[lane], b[lane], c[lane], d[lane]] =
+                    mixed([a[lane], b[lane], c[lane], d[lane]], key);
+            }
+            key = next_key(key);
+        }
+        blocks
+    }
 }
+
+/// Blocks that are computed together.
+const LANES: usize = 16;
 
 /// 24 random bits as a number in [0, 1), exact in `f32`.
 fn unit(word: u32) -> f32 {
@@ -229,21 +252,28 @@ fn unit(word: u32) -> f32 {
 
 /// Philox4x32 with ten rounds.
 fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
-    for round in 0..10 {
-        if round > 0 {
-            key[0] = key[0].wrapping_add(0x9E37_79B9);
-            key[1] = key[1].wrapping_add(0xBB67_AE85);
-        }
-        let first = u64::from(0xD251_1F53_u32) * u64::from(counter[0]);
-        let second = u64::from(0xCD9E_8D57_u32) * u64::from(counter[2]);
-        counter = [
-            (second >> 32) as u32 ^ counter[1] ^ key[0],
-            second as u32,
-            (first >> 32) as u32 ^ counter[3] ^ key[1],
-            first as u32,
-        ];
+    for _ in 0..10 {
+        counter = mixed(counter, key);
+        key = next_key(key);
     }
     counter
+}
+
+/// One round.
+#[inline(always)]
+fn mixed([a, b, c, d]: [u32; 4], key: [u32; 2]) -> [u32; 4] {
+    let first = u64::from(0xD251_1F53_u32) * u64::from(a);
+    let second = u64::from(0xCD9E_8D57_u32) * u64::from(c);
+    [
+        (second >> 32) as u32 ^ b ^ key[0],
+        second as u32,
+        (first >> 32) as u32 ^ d ^ key[1],
+        first as u32,
+    ]
+}
+
+fn next_key([a, b]: [u32; 2]) -> [u32; 2] {
+    [a.wrapping_add(0x9E37_79B9), b.wrapping_add(0xBB67_AE85)]
 }
 
 /// The words of one [`NoiseKey`] and sample as a generator for the `rand` crate.
@@ -316,6 +346,16 @@ mod tests {
 
     fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
         tensor.try_into_vec_as().unwrap()
+    }
+
+    #[test]
+    fn blocks_together_are_blocks_one_by_one() {
+        let words = key().restart(3).words(77);
+        let together = words.blocks(5);
+        for lane in 0..LANES {
+            let one = words.block(5 + lane as u32);
+            assert_eq!(together.map(|words| words[lane]), one);
+        }
     }
 
     #[test]

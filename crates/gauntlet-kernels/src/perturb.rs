@@ -87,6 +87,14 @@ pub fn project_linf<const D: usize>(
     eps: f32,
     bounds: (f32, f32),
 ) -> Tensor<D> {
+    if is_host(&x.device()) {
+        return by_rows(x, [x0], |x, [x0]| {
+            for (x, x0) in x.iter_mut().zip(x0) {
+                let delta = (*x - x0).clamp(-eps, eps);
+                *x = (x0 + delta).clamp(bounds.0, bounds.1);
+            }
+        });
+    }
     let delta = (x - x0.clone()).clamp(-eps, eps);
     (x0 + delta).clamp(bounds.0, bounds.1)
 }

@@ -1,5 +1,7 @@
 //! The noise of [`NoiseKey`](crate::NoiseKey), drawn on the device: only the samples' numbers travel there.
 
+use std::f32::consts::{LN_2, SQRT_2, TAU};
+
 use burn::backend::cubecl::dtype_to_storage_type;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::cubecl;
@@ -54,12 +56,51 @@ fn unit(word: u32) -> f32 {
     f32::cast_from(word >> 8) * 5.960_464_5e-8f32
 }
 
+/// The natural logarithm of a number in (0, 1], to 1e-7. That of a GPU may be wrong by 5e-7 near 1, where the radius of a normal
+/// number is the root of it.
+#[cube]
+fn logarithm(x: f32) -> f32 {
+    let bits = u32::reinterpret(x);
+    let mut exponent = f32::cast_from(bits >> 23) - 127.0f32;
+    let mut mantissa = f32::reinterpret((bits & 0x007F_FFFFu32) | 0x3F80_0000u32);
+    if mantissa > f32::new(SQRT_2) {
+        mantissa *= 0.5f32;
+        exponent += 1.0f32;
+    }
+    // ln m = 2 artanh((m - 1) / (m + 1))
+    let s = (mantissa - 1.0f32) / (mantissa + 1.0f32);
+    let q = s * s;
+    let series = 1.0f32 + q * (1.0f32 / 3.0f32 + q * (0.2f32 + q * (1.0f32 / 7.0f32 + q / 9.0f32)));
+    exponent * f32::new(LN_2) + 2.0f32 * s * series
+}
+
+/// Cosine and sine of a part of a turn in [0, 1), to 1e-7. Those of a GPU may be wrong by 5e-4.
+#[cube]
+fn cos_sin(turn: f32) -> (f32, f32) {
+    let quarter = (turn * 4.0f32 + 0.5f32).floor();
+    let angle = (turn - quarter * 0.25f32) * f32::new(TAU);
+    let q = angle * angle;
+    let c =
+        1.0f32 + q * (-0.5f32 + q * (1.0f32 / 24.0f32 + q * (-1.0f32 / 720.0f32 + q / 40320.0f32)));
+    let s = angle * (1.0f32 + q * (-1.0f32 / 6.0f32 + q * (1.0f32 / 120.0f32 - q / 5040.0f32)));
+    let quarter = u32::cast_from(quarter) % 4;
+    let across = quarter % 2 == 1;
+    let (mut x, mut y) = (select(across, s, c), select(across, c, s));
+    if quarter == 1 || quarter == 2 {
+        x = -x;
+    }
+    if quarter >= 2 {
+        y = -y;
+    }
+    (x, y)
+}
+
 /// Two normal numbers of two uniform ones (Box and Muller).
 #[cube]
 fn pair(first: u32, second: u32) -> (f32, f32) {
-    let radius = (-2.0f32 * (1.0f32 - unit(first)).ln()).sqrt();
-    let angle = 6.283_185_5f32 * unit(second);
-    (radius * angle.cos(), radius * angle.sin())
+    let radius = (-2.0f32 * logarithm(1.0f32 - unit(first))).sqrt();
+    let (x, y) = cos_sin(unit(second));
+    (radius * x, radius * y)
 }
 
 /// Each unit draws one block of four values of a row of `width`.

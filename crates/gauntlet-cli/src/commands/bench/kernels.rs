@@ -1,9 +1,10 @@
 //! Every kernel of `gauntlet-kernels`, on each device, beside the same by plain tensor operations where there is such a way.
 
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Device, Int, Tensor, module};
+use burn::tensor::{Device, Distribution, Int, Tensor, module, s};
 use gauntlet_attacks::AttackLoss;
 use gauntlet_kernels::augment::crop_flip;
+use gauntlet_kernels::update::{Adam, Sgd, blend};
 use gauntlet_kernels::{NoiseKey, Stream, conv2d, perturb};
 
 use super::ceilings::Ceilings;
@@ -97,6 +98,16 @@ fn cases(quick: bool) -> Vec<Make> {
     let mut cases: Vec<Make> = Vec::new();
     for &shape in images {
         cases.extend(perturbations(shape));
+    }
+    // All weights of a small network, and of a ResNet-18.
+    let weights: &[usize] = match quick {
+        true => &[37],
+        false => &[1 << 20, 11 << 20],
+    };
+    for &length in weights {
+        for update in [Update::Sgd, Update::Adam, Update::Blend] {
+            cases.push(Box::new(move |device| update.case(length, device)));
+        }
     }
     let logits: &[[usize; 2]] = match quick {
         true => &[[4, 5]],
@@ -194,19 +205,19 @@ fn perturbations(shape: [usize; 4]) -> Vec<Make> {
             "linf-momentum-step",
             5,
             |[x, x0, g]| momentum(perturb::linf_momentum_step, x, x0, g),
-            None,
+            Some(plain::linf_momentum_step),
         ),
         (
             "l2-momentum-step",
             5,
             |[x, x0, g]| momentum(perturb::l2_momentum_step, x, x0, g),
-            None,
+            Some(plain::l2_momentum_step),
         ),
         (
             "linf-projection",
             3,
             |[x, x0, _]| perturb::project_linf(x, x0, EPS, BOX),
-            None,
+            Some(plain::project_linf),
         ),
         (
             "l2-projection",
@@ -253,31 +264,51 @@ fn perturbations(shape: [usize; 4]) -> Vec<Make> {
     makes.push(Box::new(move |device| {
         let (device, ids) = (device.clone(), ids(shape));
         let key = NoiseKey::new(0, Stream::TrainAttack);
-        let draw = move || drop(key.uniform::<4>(&ids, shape, -EPS, EPS, &device));
-        alone("philox-uniform", shape, 1, Box::new(draw))
+        let on = device.clone();
+        let draw = move || drop(key.uniform::<4>(&ids, shape, -EPS, EPS, &on));
+        let range = Distribution::Uniform(-f64::from(EPS), f64::from(EPS));
+        let burns = move || drop(Tensor::<4>::random(shape, range, &device));
+        alone("philox-uniform", shape, 1, Box::new(draw), Box::new(burns))
     }));
     makes.push(Box::new(move |device| {
         let (device, ids) = (device.clone(), ids(shape));
         let key = NoiseKey::new(0, Stream::TrainAttack);
-        let draw = move || drop(key.normal::<4>(&ids, shape, &device));
-        alone("philox-normal", shape, 1, Box::new(draw))
+        let on = device.clone();
+        let draw = move || drop(key.normal::<4>(&ids, shape, &on));
+        let normal = Distribution::Normal(0.0, 1.0);
+        let burns = move || drop(Tensor::<4>::random(shape, normal, &device));
+        alone("philox-normal", shape, 1, Box::new(draw), Box::new(burns))
     }));
     makes.push(Box::new(move |device| {
         let ([x, ..], ids) = (given(shape, device), ids(shape));
         let key = NoiseKey::new(0, Stream::Augment);
-        let crop = move || drop(crop_flip(x.clone(), 2, true, &key, &ids));
-        alone("crop-flip", shape, 2, Box::new(crop))
+        let images = x.clone();
+        let crop = move || drop(crop_flip(images.clone(), 2, true, &key, &ids));
+        // Padded, cut at one place for all, mirrored: an easier task in tensor operations.
+        let [_, _, height, width] = shape;
+        let cut = move || {
+            let padded = x.clone().pad((2, 2, 2, 2), 0.0);
+            let cut = padded.slice(s![.., .., 1..height + 1, 1..width + 1]);
+            drop(cut.flip([3]));
+        };
+        alone("crop-flip", shape, 2, Box::new(crop), Box::new(cut))
     }));
     makes
 }
 
-fn alone(name: &str, shape: [usize; 4], count: usize, ours: Box<dyn FnMut()>) -> Case {
+fn alone(
+    name: &str,
+    shape: [usize; 4],
+    count: usize,
+    ours: Box<dyn FnMut()>,
+    plain: Box<dyn FnMut()>,
+) -> Case {
     Case {
         name: name_of(name, &shape),
         batch: shape[0],
         work: passes(shape, count),
         ours,
-        plain: None,
+        plain: Some(plain),
     }
 }
 
@@ -313,6 +344,80 @@ fn loss(
         work: Work::Bytes((4 * batch * (2 * classes + 1)) as f64),
         ours: Box::new(ours),
         plain: None,
+    }
+}
+
+/// What is done to all weights at once.
+#[derive(Clone, Copy)]
+enum Update {
+    Sgd,
+    Adam,
+    /// A step of an average.
+    Blend,
+}
+
+const SGD: Sgd = Sgd {
+    rate: 0.1,
+    momentum: 0.9,
+    nesterov: false,
+    decay: 5e-4,
+};
+
+const ADAM: Adam = Adam {
+    rate: 1e-3,
+    betas: [0.9, 0.999],
+    epsilon: 1e-8,
+    decay: 0.0,
+    keep: 1.0,
+    corrections: [0.5, 0.1],
+};
+
+impl Update {
+    fn case(self, length: usize, device: &Device) -> Case {
+        let (name, passes) = match self {
+            Self::Sgd => ("sgd", 5),
+            Self::Adam => ("adam", 7),
+            Self::Blend => ("average", 3),
+        };
+        Case {
+            name: name_of(name, &[length]),
+            batch: 1,
+            work: Work::Bytes((4 * passes * length) as f64),
+            ours: self.run(length, device, false),
+            plain: Some(self.run(length, device, true)),
+        }
+    }
+
+    /// Update after update of the same weights, which nobody else holds; their gradient is read.
+    fn run(self, length: usize, device: &Device, plain: bool) -> Box<dyn FnMut()> {
+        let start = Tensor::<1>::full([length], 0.5, device);
+        let gradient = start.ones_like();
+        let mut state = Some((start.zeros_like(), start.zeros_like(), start.ones_like()));
+        Box::new(move || {
+            let (weights, first, second) = state.take().expect("left by the last");
+            let gradient = gradient.clone();
+            state = Some(match (self, plain) {
+                (Self::Sgd, false) => {
+                    let (weights, velocity) = SGD.update(weights, gradient, Some(first));
+                    (weights, velocity.expect("has momentum"), second)
+                }
+                (Self::Sgd, true) => {
+                    let (weights, velocity) = plain::sgd(weights, gradient, first);
+                    (weights, velocity, second)
+                }
+                (Self::Adam, false) => {
+                    let moments = Some([first, second]);
+                    let (weights, [first, second]) = ADAM.update(weights, gradient, moments);
+                    (weights, first, second)
+                }
+                (Self::Adam, true) => plain::adam(weights, gradient, first, second),
+                (Self::Blend, false) => (blend(weights, gradient, 0.9), first, second),
+                (Self::Blend, true) => {
+                    let kept = weights.mul_scalar(0.9);
+                    (kept + gradient.mul_scalar(0.1), first, second)
+                }
+            });
+        })
     }
 }
 
@@ -427,6 +532,53 @@ mod plain {
             .mul_scalar(EPS)
             .clamp_max(1.0);
         (x0 + delta * shrink).clamp(BOX.0, BOX.1)
+    }
+
+    /// The velocity too.
+    pub(super) fn sgd(w: Tensor<1>, g: Tensor<1>, v: Tensor<1>) -> (Tensor<1>, Tensor<1>) {
+        let g = g + w.clone().mul_scalar(SGD.decay);
+        let v = v.mul_scalar(SGD.momentum) + g;
+        (w - v.clone().mul_scalar(SGD.rate), v)
+    }
+
+    /// The moments too.
+    pub(super) fn adam(
+        w: Tensor<1>,
+        g: Tensor<1>,
+        m: Tensor<1>,
+        v: Tensor<1>,
+    ) -> (Tensor<1>, Tensor<1>, Tensor<1>) {
+        let [beta1, beta2] = ADAM.betas;
+        let m = m.mul_scalar(beta1) + g.clone().mul_scalar(1.0 - beta1);
+        let v = v.mul_scalar(beta2) + g.square().mul_scalar(1.0 - beta2);
+        let root = v.clone().div_scalar(ADAM.corrections[1]).sqrt();
+        let direction = m.clone().div_scalar(ADAM.corrections[0]) / root.add_scalar(ADAM.epsilon);
+        (w - direction.mul_scalar(ADAM.rate), m, v)
+    }
+
+    pub(super) fn linf_momentum_step([x, x0, g]: [Tensor<4>; 3]) -> Tensor<4> {
+        let project = |z: Tensor<4>| {
+            let delta = (z - x0.clone()).clamp(-EPS, EPS);
+            (x0.clone() + delta).clamp(BOX.0, BOX.1)
+        };
+        let ahead = project(x.clone() + g.sign().mul_scalar(STEP));
+        let pull = (ahead - x.clone()).mul_scalar(0.75);
+        let drift = (x.clone() - x0.clone()).mul_scalar(0.25);
+        project(x + pull + drift)
+    }
+
+    pub(super) fn l2_momentum_step([x, x0, g]: [Tensor<4>; 3]) -> Tensor<4> {
+        let project = |z: Tensor<4>| project_l2([z, x0.clone(), x0.clone()]);
+        let length = lengths(g.clone());
+        let ahead = project(x.clone() + (g / length).mul_scalar(STEP));
+        let pull = (ahead - x.clone()).mul_scalar(0.75);
+        let drift = (x.clone() - x0.clone()).mul_scalar(0.25);
+        project(x + pull + drift)
+    }
+
+    pub(super) fn project_linf([x, x0, _]: [Tensor<4>; 3]) -> Tensor<4> {
+        let delta = (x - x0.clone()).clamp(-EPS, EPS);
+        (x0 + delta).clamp(BOX.0, BOX.1)
     }
 
     fn lengths(x: Tensor<4>) -> Tensor<4> {
