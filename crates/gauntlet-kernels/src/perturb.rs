@@ -1,4 +1,7 @@
-//! Steps and projections of perturbations in plain tensor operations. Dimension 0 is the batch; samples do not mix.
+//! Steps and projections of perturbations. Dimension 0 is the batch; samples do not mix.
+//!
+//! Each is one pass over memory where it can be: over rows on the host, as one kernel on a GPU (feature `cube`). Else, and inside of
+//! autodiff, they are plain tensor operations.
 
 use burn::tensor::{Tensor, TensorData};
 
