@@ -4,7 +4,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use rand::RngExt;
 
 use crate::NoiseKey;
-use crate::host::{Values, each_row, is_host};
+use crate::host::{CHEAP, Values, each_row_of, is_host};
 
 /// Zero-pads images by `pad` pixels and crops each back to its size at a random place; mirrors each left to right with
 /// probability 1/2 if `flip`. Row `i` depends on `key` and `samples[i]` alone.
@@ -43,7 +43,7 @@ pub fn crop_flip(
         let source = &*source;
         let dims = [batch, channels, height, width];
         let mut crops = vec![0.0; source.len()];
-        each_row(&mut crops, dims, |image, crop| {
+        each_row_of(CHEAP, &mut crops, dims, |image, crop| {
             let (top, left, mirrored) = offsets[image];
             // What of a row does not lie beside the image.
             let first = pad.saturating_sub(left);

@@ -20,7 +20,10 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use crate::on_host;
 
 /// Fewer values than this are not worth a second thread.
-pub(crate) const SMALL: usize = 1 << 15;
+const SMALL: usize = 1 << 15;
+
+/// The same where a value takes a few operations only: to wake a thread takes as long as some hundred thousand.
+pub(crate) const CHEAP: usize = 1 << 19;
 
 /// Whether plain tensors of this device may be worked on here: [`on_host`], and autodiff does not need to know.
 pub fn is_host(device: &Device) -> bool {
@@ -86,14 +89,21 @@ pub fn each_row<const D: usize>(
     dims: [usize; D],
     work: impl Fn(usize, &mut [f32]) + Sync + Send,
 ) {
+    each_row_of(SMALL, rows, dims, work);
+}
+
+/// [`each_row`], with threads from `least` values on.
+pub(crate) fn each_row_of<const D: usize>(
+    least: usize,
+    rows: &mut [f32],
+    dims: [usize; D],
+    work: impl Fn(usize, &mut [f32]) + Sync + Send,
+) {
     let width = dims[1..].iter().product::<usize>();
     if rows.is_empty() {
         return;
     }
-    let threads = match rows.len() {
-        0..SMALL => 1,
-        _ => threads(),
-    };
+    let threads = if rows.len() < least { 1 } else { threads() };
     let block = dims[0].div_ceil(threads);
     let run = |(place, rows): (usize, &mut [f32])| {
         for (row, values) in rows.chunks_mut(width).enumerate() {
@@ -160,21 +170,43 @@ pub fn upload<const D: usize>(values: Vec<f32>, like: &Tensor<D>) -> Tensor<D> {
     Tensor::from_data(TensorData::new(values, like.dims()), &like.device())
 }
 
-/// The sum of a function of each place. In lanes: one sum after the other would wait for each addition.
+/// Sums and the like are taken in so many lanes: one after the other would wait for each.
+const LANES: usize = 16;
+
+/// The sum of a function of each place.
 #[inline(always)]
 pub fn sum_of(count: usize, term: impl Fn(usize) -> f32) -> f32 {
-    const LANES: usize = 16;
-    let mut sums = [0.0; LANES];
+    in_lanes(count, 0.0, term, |sum, term| sum + term)
+        .iter()
+        .sum()
+}
+
+/// The largest of `least` and a function of each place; what is no number is passed over.
+#[inline(always)]
+pub fn most_of(count: usize, least: f32, term: impl Fn(usize) -> f32) -> f32 {
+    let larger = |most: f32, term: f32| if term > most { term } else { most };
+    let lanes = in_lanes(count, least, term, larger);
+    lanes.into_iter().fold(least, larger)
+}
+
+#[inline(always)]
+fn in_lanes(
+    count: usize,
+    start: f32,
+    term: impl Fn(usize) -> f32,
+    join: impl Fn(f32, f32) -> f32,
+) -> [f32; LANES] {
+    let mut lanes = [start; LANES];
     let whole = count - count % LANES;
     for start in (0..whole).step_by(LANES) {
-        for (lane, sum) in sums.iter_mut().enumerate() {
-            *sum += term(start + lane);
+        for (lane, joined) in lanes.iter_mut().enumerate() {
+            *joined = join(*joined, term(start + lane));
         }
     }
     for at in whole..count {
-        sums[at % LANES] += term(at);
+        lanes[at % LANES] = join(lanes[at % LANES], term(at));
     }
-    sums.iter().sum()
+    lanes
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@
 use std::convert::Infallible;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use macerator::{AutoArch, Simd, WithSimd};
 use rand::TryRng;
 
 use crate::host::each_row;
@@ -190,9 +191,8 @@ impl NoiseKey {
             let words = self.words(samples[row]);
             for (place, values) in values.chunks_mut(4 * LANES).enumerate() {
                 let blocks = words.blocks((place * LANES) as u32);
-                for (lane, values) in values.chunks_mut(4).enumerate() {
-                    let four = convert(blocks.map(|words| words[lane]));
-                    values.copy_from_slice(&four[..values.len()]);
+                for (values, words) in values.chunks_mut(4).zip(blocks) {
+                    values.copy_from_slice(&convert(words)[..values.len()]);
                 }
             }
         });
@@ -223,22 +223,39 @@ impl Words {
         philox([first + block, rest[0], rest[1], rest[2]], self.key)
     }
 
-    /// Blocks from `first` on: the first words of all of them, the second, and so on. The compiler makes vectors of it.
-    fn blocks(&self, first: u32) -> [[u32; LANES]; 4] {
-        let mut blocks = self.counter.map(|word| [word; LANES]);
-        for (lane, word) in blocks[0].iter_mut().enumerate() {
-            *word = word.wrapping_add(first + lane as u32);
+    /// Blocks from `first` on.
+    fn blocks(&self, first: u32) -> [[u32; 4]; LANES] {
+        AutoArch::new().dispatch(Blocks {
+            words: *self,
+            first,
+        })
+    }
+}
+
+/// Blocks from one on, in vectors as wide as this machine has them.
+struct Blocks {
+    words: Words,
+    first: u32,
+}
+
+impl WithSimd for Blocks {
+    type Output = [[u32; 4]; LANES];
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) -> Self::Output {
+        let [mut a, mut b, mut c, mut d] = self.words.counter.map(|word| [word; LANES]);
+        for (lane, word) in a.iter_mut().enumerate() {
+            *word = word.wrapping_add(self.first + lane as u32);
         }
-        let mut key = self.key;
+        let mut key = self.words.key;
         for _ in 0..10 {
-            let [a, b, c, d] = &mut blocks;
             for lane in 0..LANES {
                 [a[lane], b[lane], c[lane], d[lane]] =
                     mixed([a[lane], b[lane], c[lane], d[lane]], key);
             }
             key = next_key(key);
         }
-        blocks
+        std::array::from_fn(|lane| [a[lane], b[lane], c[lane], d[lane]])
     }
 }
 
@@ -354,7 +371,7 @@ mod tests {
         let together = words.blocks(5);
         for lane in 0..LANES {
             let one = words.block(5 + lane as u32);
-            assert_eq!(together.map(|words| words[lane]), one);
+            assert_eq!(together[lane], one);
         }
     }
 

@@ -5,7 +5,7 @@
 
 use burn::tensor::{Tensor, TensorData};
 
-use crate::host::{Values, each_row, is_host, part, sum_of, upload, values};
+use crate::host::{CHEAP, Values, each_row_of, is_host, most_of, part, sum_of, upload, values};
 
 mod l1;
 mod momentum;
@@ -36,10 +36,8 @@ pub fn linf_step<const D: usize>(
         return project_linf(x + grad.sign().mul_scalar(step_size), x0, eps, bounds);
     }
     by_rows(x, [x0, grad], |x, [x0, grad]| {
-        for i in 0..x.len() {
-            let direction = f32::from(grad[i] > 0.0) - f32::from(grad[i] < 0.0);
-            let delta = (x[i] + direction * step_size - x0[i]).clamp(-eps, eps);
-            x[i] = (x0[i] + delta).clamp(bounds.0, bounds.1);
+        for ((x, &x0), &grad) in x.iter_mut().zip(x0).zip(grad) {
+            *x = near(*x + sign(grad) * step_size, x0, eps, bounds);
         }
     })
 }
@@ -66,9 +64,9 @@ pub fn l2_step<const D: usize>(
         return project_l2(x + unit_l2(grad).mul_scalar(step_size), x0, eps, bounds);
     }
     by_rows(x, [x0, grad], |x, [x0, grad]| {
-        let (largest, length) = length_of_row(grad);
+        let factor = step_size * unit_factor(grad);
         for (x, g) in x.iter_mut().zip(grad) {
-            *x += g / largest / length * step_size;
+            *x += g * factor;
         }
         project_l2_row(x, x0, eps, bounds);
     })
@@ -92,9 +90,8 @@ pub fn project_linf<const D: usize>(
 ) -> Tensor<D> {
     if is_host(&x.device()) {
         return by_rows(x, [x0], |x, [x0]| {
-            for (x, x0) in x.iter_mut().zip(x0) {
-                let delta = (*x - x0).clamp(-eps, eps);
-                *x = (x0 + delta).clamp(bounds.0, bounds.1);
+            for (x, &x0) in x.iter_mut().zip(x0) {
+                *x = near(*x, x0, eps, bounds);
             }
         });
     }
@@ -197,15 +194,37 @@ fn project_l2_row(x: &mut [f32], x0: &[f32], eps: f32, bounds: (f32, f32)) {
     let length = sum_of(x.len(), |i| (x[i] - x0[i]) * (x[i] - x0[i])).sqrt();
     let shrink = (length.max(TINY).recip() * eps).min(1.0);
     for (x, x0) in x.iter_mut().zip(x0) {
-        *x = (x0 + (*x - x0) * shrink).clamp(bounds.0, bounds.1);
+        *x = clamp(x0 + (*x - x0) * shrink, bounds);
     }
 }
 
-/// The largest value of a gradient, and the L2 norm of the gradient over that: squares of small values would underflow.
-fn length_of_row(grad: &[f32]) -> (f32, f32) {
-    let largest = grad.iter().fold(TINY, |most, g| g.abs().max(most));
-    let squares = sum_of(grad.len(), |i| (grad[i] / largest) * (grad[i] / largest));
-    (largest, squares.sqrt().max(TINY))
+/// What a gradient is multiplied by to have L2 length 1.
+fn unit_factor(grad: &[f32]) -> f32 {
+    // Scaled by the largest value first: squares of small gradients would underflow.
+    let largest = most_of(grad.len(), TINY, |i| grad[i].abs());
+    let inverse = largest.recip();
+    let squares = sum_of(grad.len(), |i| (grad[i] * inverse) * (grad[i] * inverse));
+    inverse / squares.sqrt().max(TINY)
+}
+
+/// One value of a projection on the L∞ ball around `x0` and on the box.
+#[inline(always)]
+fn near(x: f32, x0: f32, eps: f32, bounds: (f32, f32)) -> f32 {
+    clamp(x0 + clamp(x - x0, (-eps, eps)), bounds)
+}
+
+/// What is no number stays so. [`f32::clamp`] looks at its limits each time, which keeps a loop of it from becoming one of vectors.
+#[inline(always)]
+fn clamp(x: f32, (low, high): (f32, f32)) -> f32 {
+    let x = if x < low { low } else { x };
+    if x > high { high } else { x }
+}
+
+#[inline(always)]
+fn sign(x: f32) -> f32 {
+    let up = if x > 0.0 { 1.0 } else { 0.0 };
+    let down = if x < 0.0 { 1.0 } else { 0.0 };
+    up - down
 }
 
 /// `step` on each row of `x`, with the same rows of other tensors.
@@ -226,7 +245,7 @@ fn by_numbered_rows<const D: usize, const N: usize>(
     let (dims, device) = (x.dims(), x.device());
     let (mut x, others) = (values(x), others.map(Values::from));
     let others = others.each_ref().map(|other| &**other);
-    each_row(&mut x, dims, |row, x| {
+    each_row_of(CHEAP, &mut x, dims, |row, x| {
         step(row, x, others.map(|other| part(other, row, x.len())));
     });
     Tensor::from_data(TensorData::new(x, dims), &device)

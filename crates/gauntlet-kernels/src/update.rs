@@ -6,7 +6,7 @@
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use crate::host::{SMALL, Values, is_host, upload, values};
+use crate::host::{CHEAP, Values, is_host, upload, values};
 
 /// Stochastic gradient descent with momentum.
 #[derive(Clone, Copy, Debug)]
@@ -159,12 +159,12 @@ impl Adam {
         let gradient = Values::from(gradient);
         let [weights, first, second] =
             changed([weights, first, second], &gradient, |[w, m, v], g| {
-                for i in 0..g.len() {
-                    let g = g[i] + w[i] * decay;
-                    m[i] = m[i] * beta1 + g * (1.0 - beta1) + SEEN - SEEN;
-                    v[i] = v[i] * beta2 + g * g * (1.0 - beta2) + SEEN - SEEN;
-                    let direction = m[i] / correct1 / ((v[i] / correct2).sqrt() + epsilon);
-                    w[i] = w[i] * keep - direction * rate;
+                for (((w, m), v), g) in w.iter_mut().zip(m).zip(v).zip(g) {
+                    let g = g + *w * decay;
+                    *m = *m * beta1 + g * (1.0 - beta1) + SEEN - SEEN;
+                    *v = *v * beta2 + g * g * (1.0 - beta2) + SEEN - SEEN;
+                    let direction = *m / correct1 / ((*v / correct2).sqrt() + epsilon);
+                    *w = *w * keep - direction * rate;
                 }
             });
         (weights, [first, second])
@@ -242,7 +242,7 @@ fn changed<const N: usize>(
         change(parts.each_mut().map(|part| &mut **part), given);
     };
     match given.len() {
-        0..SMALL => parts.iter_mut().for_each(run),
+        0..CHEAP => parts.iter_mut().for_each(run),
         _ => parts.par_iter_mut().for_each(run),
     }
     let like = Tensor::empty([given.len()], &device);
@@ -265,7 +265,7 @@ mod tests {
     }
 
     /// Nothing, less than a chunk, some chunks and a rest.
-    const LENGTHS: [usize; 3] = [0, 37, 3 * CHUNK + 5];
+    const LENGTHS: [usize; 3] = [0, 37, CHEAP + 5];
 
     #[test]
     fn sgd_does_what_tensor_operations_do() {

@@ -126,29 +126,22 @@ fn most_of_cube(mine: f32, shared: &mut Shared<[f32]>) -> f32 {
     most
 }
 
-/// What a gradient is divided by to have length 1: its largest value, and the length that is left then. Squares of small values
-/// would underflow.
+/// What a gradient is multiplied by to have length 1. Scaled by its largest value first: squares of small values would underflow.
 #[cube]
-fn length_of_row(
-    grad: &View<'_>,
-    start: usize,
-    end: usize,
-    shared: &mut Shared<[f32]>,
-) -> (f32, f32) {
+fn unit_factor(grad: &View<'_>, start: usize, end: usize, shared: &mut Shared<[f32]>) -> f32 {
     let units = CUBE_DIM as usize;
     let first = start + UNIT_POS as usize;
     let mut most = f32::new(TINY);
     for at in range_stepped(first, end, units) {
         most = max(most, grad.read(at).abs());
     }
-    let most = most_of_cube(most, shared);
+    let inverse = 1.0f32 / most_of_cube(most, shared);
     let mut squares = 0.0f32;
     for at in range_stepped(first, end, units) {
-        let g = grad.read(at) / most;
+        let g = grad.read(at) * inverse;
         squares += g * g;
     }
-    let length = max(sum_of_cube(squares, shared).sqrt(), TINY);
-    (most, length)
+    inverse / max(sum_of_cube(squares, shared).sqrt(), TINY)
 }
 
 #[cube]
@@ -172,18 +165,15 @@ fn l2_kernel(
     let start = CUBE_POS * width;
     let end = start + width;
     let first = start + UNIT_POS as usize;
-    let mut most = 1.0f32;
-    let mut length = 1.0f32;
+    let mut factor = 0.0f32;
     if comptime!(step) {
-        let (m, l) = length_of_row(&grad, start, end, &mut shared);
-        most = m;
-        length = l;
+        factor = step_size * unit_factor(&grad, start, end, &mut shared);
     }
     let mut squares = 0.0f32;
     for at in range_stepped(first, end, units) {
         let mut delta = x.read(at) - x0.read(at);
         if comptime!(step) {
-            delta += grad.read(at) / most / length * step_size;
+            delta += grad.read(at) * factor;
         }
         squares += delta * delta;
     }
@@ -192,7 +182,7 @@ fn l2_kernel(
         let clean = x0.read(at);
         let mut delta = x.read(at) - clean;
         if comptime!(step) {
-            delta += grad.read(at) / most / length * step_size;
+            delta += grad.read(at) * factor;
         }
         out.write(at, clamp(clean + delta * shrink, ball.low, ball.high));
     }
@@ -310,18 +300,17 @@ fn l2_momentum_kernel(
     let start = CUBE_POS * width;
     let end = start + width;
     let first = start + UNIT_POS as usize;
-    let size = step_size.read(CUBE_POS);
-    let (most, length) = length_of_row(&grad, start, end, &mut shared);
+    let factor = step_size.read(CUBE_POS) * unit_factor(&grad, start, end, &mut shared);
     let mut squares = 0.0f32;
     for at in range_stepped(first, end, units) {
-        let delta = x.read(at) - x0.read(at) + grad.read(at) / most / length * size;
+        let delta = x.read(at) - x0.read(at) + grad.read(at) * factor;
         squares += delta * delta;
     }
     let once = shrink(sum_of_cube(squares, &mut shared), ball.eps);
     let mut squares = 0.0f32;
     for at in range_stepped(first, end, units) {
         let (here, clean) = (x.read(at), x0.read(at));
-        let delta = here - clean + grad.read(at) / most / length * size;
+        let delta = here - clean + grad.read(at) * factor;
         let ahead = clamp(clean + delta * once, ball.low, ball.high);
         let pull = (ahead - here) * (1.0 - momentum);
         let moved = here + pull + (here - before.read(at)) * momentum;

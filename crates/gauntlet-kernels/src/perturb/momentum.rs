@@ -2,7 +2,9 @@
 
 use burn::tensor::Tensor;
 
-use super::{length_of_row, per_sample, project_l2, project_l2_row, project_linf, unit_l2};
+use super::{
+    near, per_sample, project_l2, project_l2_row, project_linf, sign, unit_factor, unit_l2,
+};
 use crate::host::{is_host, values};
 
 /// A step of Auto-PGD in L∞ (Croce & Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse
@@ -32,21 +34,16 @@ pub fn linf_momentum_step<const D: usize>(
         let project = |z| project_linf(z, x0.clone(), eps, bounds);
         return momentum_step(&x, grad.sign(), &before, step_size, momentum, project);
     }
-    let project = |z: f32, x0: f32| {
-        let delta = (z - x0).clamp(-eps, eps);
-        (x0 + delta).clamp(bounds.0, bounds.1)
-    };
     by_rows(
         x,
         [x0, grad, before],
         step_size,
         |x, [x0, grad, before], size| {
-            for i in 0..x.len() {
-                let direction = f32::from(grad[i] > 0.0) - f32::from(grad[i] < 0.0);
-                let ahead = project(x[i] + direction * size, x0[i]);
-                let pull = (ahead - x[i]) * (1.0 - momentum);
-                let drift = (x[i] - before[i]) * momentum;
-                x[i] = project(x[i] + pull + drift, x0[i]);
+            for (i, x) in x.iter_mut().enumerate() {
+                let ahead = near(*x + sign(grad[i]) * size, x0[i], eps, bounds);
+                let pull = (ahead - *x) * (1.0 - momentum);
+                let drift = (*x - before[i]) * momentum;
+                *x = near(*x + pull + drift, x0[i], eps, bounds);
             }
         },
     )
@@ -83,16 +80,12 @@ pub fn l2_momentum_step<const D: usize>(
         [x0, grad, before],
         step_size,
         |x, [x0, grad, before], size| {
-            let (largest, length) = length_of_row(grad);
-            let mut ahead: Vec<f32> = x
-                .iter()
-                .zip(grad)
-                .map(|(x, g)| x + g / largest / length * size)
-                .collect();
+            let factor = size * unit_factor(grad);
+            let mut ahead: Vec<f32> = x.iter().zip(grad).map(|(x, g)| x + g * factor).collect();
             project(&mut ahead, x0);
-            for i in 0..x.len() {
-                let pull = (ahead[i] - x[i]) * (1.0 - momentum);
-                x[i] = x[i] + pull + (x[i] - before[i]) * momentum;
+            for ((x, ahead), before) in x.iter_mut().zip(ahead).zip(before) {
+                let pull = (ahead - *x) * (1.0 - momentum);
+                *x = *x + pull + (*x - before) * momentum;
             }
             project(x, x0);
         },

@@ -22,8 +22,6 @@ const BOX: (f32, f32) = (0.0, 1.0);
 
 /// Something to measure.
 struct Case {
-    /// `linf-step/128x1x28x28`
-    name: String,
     batch: usize,
     work: Work,
     ours: Box<dyn FnMut()>,
@@ -59,20 +57,20 @@ pub(super) fn measure(
         let wanted = |name: &str| {
             args.filter.is_empty() || args.filter.iter().any(|text| name.contains(text))
         };
-        for make in cases(args.quick) {
-            // Only what is measured is made: tensors of all cases together need not fit a device.
-            let mut case = make(&on.device);
-            if !wanted(&case.name) {
+        for (name, make) in cases(args.quick) {
+            if !wanted(&name) {
                 continue;
             }
             if !quiet {
-                say(format!("{}: {}", on.found.id, case.name));
+                say(format!("{}: {name}", on.found.id));
             }
+            // One after the other: tensors of all together need not fit a device.
+            let mut case = make(&on.device);
             let mut works: Vec<&mut dyn FnMut()> = vec![&mut case.ours];
             works.extend(case.plain.as_mut().map(|plain| plain as &mut dyn FnMut()));
             let measured = times(&on.device, effort, &mut works);
             let mut entry =
-                Entry::new(case.name, case.batch, measured[0]).bound_by(case.work, &ceilings);
+                Entry::new(name, case.batch, measured[0]).bound_by(case.work, &ceilings);
             entry.plain_s = measured.get(1).map(|times| times.median);
             entry.device.clone_from(&elsewhere);
             report.entries.push(entry);
@@ -87,7 +85,8 @@ pub(super) fn measure(
     }
 }
 
-type Make = Box<dyn Fn(&Device) -> Case>;
+/// `kernels/linf-step/128x1x28x28`, and what makes it.
+type Make = (String, Box<dyn Fn(&Device) -> Case>);
 
 /// Everything there is, small where it only has to run.
 fn cases(quick: bool) -> Vec<Make> {
@@ -106,7 +105,8 @@ fn cases(quick: bool) -> Vec<Make> {
     };
     for &length in weights {
         for update in [Update::Sgd, Update::Adam, Update::Blend] {
-            cases.push(Box::new(move |device| update.case(length, device)));
+            let name = name_of(update.name(), &[length]);
+            cases.push((name, Box::new(move |device| update.case(length, device))));
         }
     }
     let logits: &[[usize; 2]] = match quick {
@@ -114,18 +114,14 @@ fn cases(quick: bool) -> Vec<Make> {
         false => &[[128, 10], [1024, 100]],
     };
     for &[batch, classes] in logits {
-        cases.push(Box::new(move |device| {
-            loss(
-                "cross-entropy",
-                AttackLoss::CrossEntropy,
-                batch,
-                classes,
-                device,
-            )
-        }));
-        cases.push(Box::new(move |device| {
-            loss("margin", AttackLoss::Margin, batch, classes, device)
-        }));
+        for (name, which) in [
+            ("cross-entropy-gradient", AttackLoss::CrossEntropy),
+            ("margin-gradient", AttackLoss::Margin),
+        ] {
+            let name = name_of(name, &[batch, classes]);
+            let make = move |device: &Device| loss(which, batch, classes, device);
+            cases.push((name, Box::new(make)));
+        }
     }
     // Layers of the networks that are trained.
     let layers = match quick {
@@ -143,7 +139,8 @@ fn cases(quick: bool) -> Vec<Make> {
     };
     for layer in layers {
         for which in [Pass::Forward, Pass::Input, Pass::Weight] {
-            cases.push(Box::new(move |device| layer.case(which, device)));
+            let make = move |device: &Device| layer.case(which, device);
+            cases.push((layer.name(which), Box::new(make)));
         }
     }
     cases
@@ -246,40 +243,45 @@ fn perturbations(shape: [usize; 4]) -> Vec<Make> {
     ];
     let mut makes: Vec<Make> = Vec::new();
     for (name, count, ours, plain) in steps {
-        makes.push(Box::new(move |device| {
+        let make = move |device: &Device| {
             let tensors = given(shape, device);
             // As in an attack: the gradient is nobody else's, the images are.
             let run = |step: Step, tensors: [Tensor<4>; 3]| -> Box<dyn FnMut()> {
                 Box::new(move || drop(step(tensors.clone())))
             };
             Case {
-                name: name_of(name, &shape),
                 batch: shape[0],
                 work: passes(shape, count),
                 ours: run(ours, tensors.clone()),
                 plain: plain.map(|plain| run(plain, tensors)),
             }
-        }));
+        };
+        makes.push((name_of(name, &shape), Box::new(make)));
     }
-    makes.push(Box::new(move |device| {
+    let mut add = |name: &str, make: Box<dyn Fn(&Device) -> Case>| {
+        makes.push((name_of(name, &shape), make));
+    };
+    let make = move |device: &Device| {
         let (device, ids) = (device.clone(), ids(shape));
         let key = NoiseKey::new(0, Stream::TrainAttack);
         let on = device.clone();
         let draw = move || drop(key.uniform::<4>(&ids, shape, -EPS, EPS, &on));
         let range = Distribution::Uniform(-f64::from(EPS), f64::from(EPS));
         let burns = move || drop(Tensor::<4>::random(shape, range, &device));
-        alone("philox-uniform", shape, 1, Box::new(draw), Box::new(burns))
-    }));
-    makes.push(Box::new(move |device| {
+        alone(shape, 1, Box::new(draw), Box::new(burns))
+    };
+    add("philox-uniform", Box::new(make));
+    let make = move |device: &Device| {
         let (device, ids) = (device.clone(), ids(shape));
         let key = NoiseKey::new(0, Stream::TrainAttack);
         let on = device.clone();
         let draw = move || drop(key.normal::<4>(&ids, shape, &on));
         let normal = Distribution::Normal(0.0, 1.0);
         let burns = move || drop(Tensor::<4>::random(shape, normal, &device));
-        alone("philox-normal", shape, 1, Box::new(draw), Box::new(burns))
-    }));
-    makes.push(Box::new(move |device| {
+        alone(shape, 1, Box::new(draw), Box::new(burns))
+    };
+    add("philox-normal", Box::new(make));
+    let make = move |device: &Device| {
         let ([x, ..], ids) = (given(shape, device), ids(shape));
         let key = NoiseKey::new(0, Stream::Augment);
         let images = x.clone();
@@ -291,20 +293,14 @@ fn perturbations(shape: [usize; 4]) -> Vec<Make> {
             let cut = padded.slice(s![.., .., 1..height + 1, 1..width + 1]);
             drop(cut.flip([3]));
         };
-        alone("crop-flip", shape, 2, Box::new(crop), Box::new(cut))
-    }));
+        alone(shape, 2, Box::new(crop), Box::new(cut))
+    };
+    add("crop-flip", Box::new(make));
     makes
 }
 
-fn alone(
-    name: &str,
-    shape: [usize; 4],
-    count: usize,
-    ours: Box<dyn FnMut()>,
-    plain: Box<dyn FnMut()>,
-) -> Case {
+fn alone(shape: [usize; 4], count: usize, ours: Box<dyn FnMut()>, plain: Box<dyn FnMut()>) -> Case {
     Case {
-        name: name_of(name, &shape),
         batch: shape[0],
         work: passes(shape, count),
         ours,
@@ -321,13 +317,7 @@ fn momentum(step: MomentumStep, x: Tensor<4>, x0: Tensor<4>, gradient: Tensor<4>
 }
 
 /// The loss of each sample and its gradient by the logits.
-fn loss(
-    name: &'static str,
-    loss: AttackLoss,
-    batch: usize,
-    classes: usize,
-    device: &Device,
-) -> Case {
+fn loss(loss: AttackLoss, batch: usize, classes: usize, device: &Device) -> Case {
     let samples: Vec<u32> = (0..batch as u32).collect();
     let key = NoiseKey::new(0, Stream::TrainAttack);
     let logits = key.uniform::<2>(&samples, [batch, classes], -3.0, 3.0, device);
@@ -338,7 +328,6 @@ fn loss(
         drop(logits.grad(&value.backward()));
     };
     Case {
-        name: name_of(&format!("{name}-gradient"), &[batch, classes]),
         batch,
         // Read the logits, write a loss a row and the gradient.
         work: Work::Bytes((4 * batch * (2 * classes + 1)) as f64),
@@ -373,14 +362,21 @@ const ADAM: Adam = Adam {
 };
 
 impl Update {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Sgd => "sgd",
+            Self::Adam => "adam",
+            Self::Blend => "average",
+        }
+    }
+
     fn case(self, length: usize, device: &Device) -> Case {
-        let (name, passes) = match self {
-            Self::Sgd => ("sgd", 5),
-            Self::Adam => ("adam", 7),
-            Self::Blend => ("average", 3),
+        let passes = match self {
+            Self::Sgd => 5,
+            Self::Adam => 7,
+            Self::Blend => 3,
         };
         Case {
-            name: name_of(name, &[length]),
             batch: 1,
             work: Work::Bytes((4 * passes * length) as f64),
             ours: self.run(length, device, false),
@@ -453,6 +449,17 @@ impl Layer {
         }
     }
 
+    fn name(self, pass: Pass) -> String {
+        let name = match pass {
+            Pass::Forward => "conv",
+            Pass::Input => "conv+input-gradient",
+            Pass::Weight => "conv+weight-gradient",
+        };
+        let [inputs, outputs] = self.channels;
+        let name = name_of(name, &[self.batch, inputs, self.size, self.size]);
+        format!("{name}-{outputs}k{}s{}", self.kernel, self.stride)
+    }
+
     fn case(self, pass: Pass, device: &Device) -> Case {
         let [inputs, outputs] = self.channels;
         let out = (self.size + 2 * self.padding - self.kernel) / self.stride + 1;
@@ -478,15 +485,11 @@ impl Layer {
             Box::new(move || self.run(pass, conv, x.clone(), w.clone(), b.clone()))
         };
         let macs = self.batch * outputs * out * out * inputs * self.kernel * self.kernel;
-        let (name, times) = match pass {
-            Pass::Forward => ("conv", 1),
-            Pass::Input => ("conv+input-gradient", 2),
-            Pass::Weight => ("conv+weight-gradient", 2),
+        let times = match pass {
+            Pass::Forward => 1,
+            Pass::Input | Pass::Weight => 2,
         };
-        let shape = [self.batch, inputs, self.size, self.size];
-        let (kernel, stride) = (self.kernel, self.stride);
         Case {
-            name: format!("{}-{outputs}k{kernel}s{stride}", name_of(name, &shape)),
             batch: self.batch,
             work: Work::Flop((2 * times * macs) as f64),
             ours: run(conv2d),
