@@ -183,7 +183,9 @@ fn kernels_agree(flex: &Device, vulkan: &Device) {
                         let draw = |ids, shape| key.uniform::<4>(ids, shape, low, 1.0, device);
                         match layout {
                             "transposed" => draw(&ids, [n, c, w, h]).swap_dims(2, 3),
-                            "expanded" if step == 1 => draw(&[0], [1, c, h, w]).expand(shape),
+                            "expanded" if step == 1 && n > 0 => {
+                                draw(&[0], [1, c, h, w]).expand(shape)
+                            }
                             _ => draw(&ids, shape),
                         }
                     };
