@@ -186,6 +186,10 @@ mod tests {
             case(5, [3, 16], [32, 32], [3, 3], [1, 1], [1, 1]),
             case(3, [8, 12], [8, 8], [1, 1], [2, 2], [0, 0]),
             case(2, [64, 64], [4, 4], [3, 3], [1, 1], [1, 1]),
+            // So many channels that sums are taken in parts: of channels together, and of one alone.
+            case(9, [170, 13], [6, 7], [3, 3], [1, 1], [1, 1]),
+            case(9, [13, 170], [6, 7], [3, 3], [1, 1], [1, 1]),
+            case(9, [170, 13], [6, 7], [4, 4], [2, 2], [1, 1]),
             // One pixel; a kernel as large as the image; one smaller than its stride; rows unlike columns.
             case(1, [1, 1], [1, 1], [1, 1], [1, 1], [0, 0]),
             case(6, [2, 5], [6, 5], [6, 5], [1, 1], [0, 0]),

@@ -6,7 +6,8 @@
 //! Each output is summed over its taps in one order, in its own lane: a row's result has the same bits in any batch.
 //!
 //! Forward pass and input gradient are the same operation, a sum of shifted copies ([`Plan`]); a strided input gradient
-//! is one such sum for each phase of the stride. The loops over arrays are plain Rust that LLVM turns into vectors;
+//! is one such sum for each phase of the stride. Sums are taken over some input channels at a time, as many as stay in a near
+//! cache: an output is a sum that goes on, which changes none of its bits. The loops over arrays are plain Rust that LLVM turns into vectors;
 //! `macerator`, which burn's CPU backend uses too, compiles them for each instruction set and picks one at run time.
 
 use std::cell::Cell;
@@ -367,6 +368,8 @@ fn transpose(a: [f32; 4], b: [f32; 4], c: [f32; 4], d: [f32; 4]) -> [[f32; 4]; 4
 struct Sweep {
     /// Offsets into the padded input.
     taps: Vec<usize>,
+    /// So many taps each are one beside the other.
+    run: usize,
     /// `[block of channels][tap][channel of the block]`, blocks as [`together`] says; channels that fill no block follow,
     /// `[channel][tap]`.
     weights: Vec<f32>,
@@ -421,6 +424,15 @@ fn together(channels: usize) -> usize {
     }
 }
 
+/// Not fewer taps than this are summed up at a time.
+const LEAST_TAPS: usize = 64;
+
+/// Bytes of input that are sure to stay in the second cache, which has 256 kB or more.
+const NEAR: usize = 128 << 10;
+
+/// The same of the first cache, of 32 kB or more.
+const NEAREST: usize = 24 << 10;
+
 /// Fewer weights than this are packed by one thread.
 const SMALL: usize = 1 << 15;
 
@@ -447,6 +459,7 @@ impl Plan {
                 taps.len(),
             ),
             taps,
+            run: g.kernel[1],
             size: out_size,
             in_steps: [g.stride[0] * input.padded[1], g.stride[1]],
             start: 0,
@@ -505,10 +518,9 @@ impl Plan {
         let [rows, columns] = [0, 1].map(|d| {
             let kernel = (phase[d]..g.kernel[d]).step_by(g.stride[d]);
             let place = meets[d] + input.before[d];
-            kernel
-                .enumerate()
-                .map(move |(m, k)| (k, place - m))
-                .collect::<Vec<_>>()
+            let meets = kernel.enumerate().map(move |(m, k)| (k, place - m));
+            // From left to right, as they lie in memory.
+            meets.rev().collect::<Vec<_>>()
         });
         let area = g.kernel[0] * g.kernel[1];
         let (mut taps, mut firsts) = (Vec::new(), Vec::new());
@@ -523,6 +535,7 @@ impl Plan {
         Some(Sweep {
             weights: pack(w, g.inputs, &firsts, area),
             taps,
+            run: columns.len(),
             size,
             in_steps: [input.padded[1], 1],
             start: first[0] * g.size[1] + first[1],
@@ -639,6 +652,26 @@ impl Block<'_> {
 }
 
 impl Plan {
+    /// How many taps are summed up at a time, so that what they read of the input, for one row or for all, stays in so many bytes.
+    #[inline(always)]
+    fn part<const L: usize>(&self, sweep: &Sweep, all_rows: bool, room: usize) -> usize {
+        let of_channel = (sweep.taps.len() / self.input.channels.max(1)).max(1);
+        let plane = self.input.padded[0] * self.input.padded[1];
+        let length = match all_rows {
+            true => plane,
+            // From the first number of the first tap to the last of the last.
+            false => {
+                let taps = &sweep.taps[..of_channel.min(sweep.taps.len())];
+                let (low, high) = (taps.iter().min(), taps.iter().max());
+                let across = sweep.size[1] * sweep.in_steps[1];
+                high.zip(low).map_or(0, |(high, low)| high - low) + across
+            }
+        };
+        let channels = room / (length * size_of::<Lanes<L>>()).max(1);
+        // Sums are read and written for each part: not for a few taps.
+        of_channel * channels.max(LEAST_TAPS.div_ceil(of_channel))
+    }
+
     #[inline(always)]
     fn sweep<S: Simd, const L: usize, const C: usize>(
         &self,
@@ -654,95 +687,151 @@ impl Plan {
         let area = self.out_size[0] * self.out_size[1];
         // What is larger is read once: the weights of many channels, or the rows of a large image.
         let weights_once = packed.len() > input.len() * L;
-        for n in 0..rows * blocks {
-            let (block, i) = if weights_once {
-                (n / rows, n % rows)
-            } else {
-                (n % blocks, n / blocks)
-            };
-            let weights = packed[block * C * taps..].as_chunks::<C>().0;
-            let row = Row {
-                sweep,
-                weights: &weights[..taps],
-                bias: bias.as_chunks::<C>().0[block],
-                input: &input[i * sweep.in_steps[0]..],
-                area,
-            };
-            let out = &mut out[block * C * area + sweep.start + i * sweep.out_steps[0]..];
-            match sweep.size[1] {
-                1 => row.run::<S, 1>(out),
-                _ => row.run::<S, 2>(out),
-            }
-        }
-        for (c, weights) in single.chunks_exact(taps.max(1)).enumerate() {
-            let o = blocks * C + c;
-            for i in 0..rows {
+        let part = self.part::<L>(sweep, weights_once, NEAR);
+        for start in (0..taps.max(1)).step_by(part) {
+            let part = start..taps.min(start + part);
+            for n in 0..rows * blocks {
+                let (block, i) = if weights_once {
+                    (n / rows, n % rows)
+                } else {
+                    (n % blocks, n / blocks)
+                };
+                let weights = packed[block * C * taps..].as_chunks::<C>().0;
                 let row = Row {
                     sweep,
-                    weights: &weights.as_chunks::<1>().0[..taps],
-                    bias: [bias[o]],
+                    taps: &sweep.taps[part.clone()],
+                    weights: &weights[part.clone()],
+                    bias: bias.as_chunks::<C>().0[block],
+                    goes_on: start > 0,
                     input: &input[i * sweep.in_steps[0]..],
                     area,
                 };
-                let out = &mut out[o * area + sweep.start + i * sweep.out_steps[0]..];
-                match sweep.size[1] {
-                    0..4 => row.run::<S, 1>(out),
-                    4..8 => row.run::<S, 4>(out),
-                    _ => row.run::<S, 8>(out),
+                row.run_block::<S>(
+                    &mut out[block * C * area + sweep.start + i * sweep.out_steps[0]..],
+                );
+            }
+        }
+        // One channel alone reads much for each sum: from the first cache.
+        let part = match single.is_empty() {
+            true => taps.max(1),
+            false => self.part::<L>(sweep, false, NEAREST),
+        };
+        for start in (0..taps.max(1)).step_by(part) {
+            let part = start..taps.min(start + part);
+            for (c, weights) in single.chunks_exact(taps.max(1)).enumerate() {
+                let o = blocks * C + c;
+                for i in 0..rows {
+                    let row = Row {
+                        sweep,
+                        taps: &sweep.taps[part.clone()],
+                        weights: &weights.as_chunks::<1>().0[part.clone()],
+                        bias: [bias[o]],
+                        goes_on: start > 0,
+                        input: &input[i * sweep.in_steps[0]..],
+                        area,
+                    };
+                    row.run_single::<S>(
+                        &mut out[o * area + sweep.start + i * sweep.out_steps[0]..],
+                    );
                 }
             }
         }
     }
 }
 
-/// One output row of `C` channels.
+/// One output row of `C` channels, or of some of the taps' part in it.
 struct Row<'a, const L: usize, const C: usize> {
     sweep: &'a Sweep,
+    taps: &'a [usize],
     weights: &'a [[f32; C]],
     bias: [f32; C],
+    /// Whether the sums of earlier taps are there already.
+    goes_on: bool,
     input: &'a [Lanes<L>],
     area: usize,
 }
 
 impl<const L: usize, const C: usize> Row<'_, L, C> {
-    /// `P` columns at a time; the last ones overlap those before them.
+    /// Of one channel.
     #[inline(always)]
-    fn run<S: Simd, const P: usize>(&self, out: &mut [Lanes<L>]) {
+    fn run_single<S: Simd>(&self, out: &mut [Lanes<L>]) {
         let columns = self.sweep.size[1];
-        let (in_step, out_step) = (self.sweep.in_steps[1], self.sweep.out_steps[1]);
         let mut at = 0;
+        while columns - at >= 8 {
+            self.columns::<S, 8>(at, out);
+            at += 8;
+        }
+        while columns - at >= 4 {
+            self.columns::<S, 4>(at, out);
+            at += 4;
+        }
         while at < columns {
-            let first = at.min(columns - P);
-            let sums = self.tile::<S, P>(&self.input[first * in_step..], in_step);
-            for (c, sums) in sums.iter().enumerate() {
-                for (p, sum) in sums.iter().enumerate() {
-                    out[c * self.area + (first + p) * out_step] = *sum;
-                }
-            }
-            at = first + P;
+            self.columns::<S, 1>(at, out);
+            at += 1;
         }
     }
 
+    /// Two columns at a time. With three, AVX2 has no register left for what they read in common.
     #[inline(always)]
-    fn tile<S: Simd, const P: usize>(&self, input: &[Lanes<L>], step: usize) -> [[Lanes<L>; P]; C] {
-        match f32::lanes::<S>() == L {
-            true => self.tile_of_vectors::<S, P>(input, step),
-            false => self.tile_of_lanes::<S, P>(input, step),
+    fn run_block<S: Simd>(&self, out: &mut [Lanes<L>]) {
+        let columns = self.sweep.size[1];
+        let mut at = 0;
+        while columns - at >= 2 {
+            self.columns::<S, 2>(at, out);
+            at += 2;
+        }
+        if at < columns {
+            self.columns::<S, 1>(at, out);
+        }
+    }
+
+    /// `P` columns from `first` on.
+    #[inline(always)]
+    fn columns<S: Simd, const P: usize>(&self, first: usize, out: &mut [Lanes<L>]) {
+        let in_step = self.sweep.in_steps[1];
+        let input = &self.input[first * in_step..];
+        let out = &mut out[first * self.sweep.out_steps[1]..];
+        match (f32::lanes::<S>() == L, in_step, self.sweep.run) {
+            (false, ..) => self.tile_of_lanes::<S, P>(input, out),
+            (true, 1, 2 | 4) => self.tile_of_runs::<S, P, 2, 1>(input, out),
+            (true, 1, 3) => self.tile_of_runs::<S, P, 3, 1>(input, out),
+            (true, 1, 5) => self.tile_of_runs::<S, P, 5, 1>(input, out),
+            (true, 2, 2 | 4) => self.tile_of_runs::<S, P, 2, 2>(input, out),
+            (true, 2, 3) => self.tile_of_runs::<S, P, 3, 2>(input, out),
+            (true, ..) => self.tile_of_vectors::<S, P>(input, out),
+        }
+    }
+
+    /// What the sums begin with.
+    #[inline(always)]
+    fn begun<S: Simd, const P: usize>(&self, out: &[Lanes<L>]) -> [[Vector<S, f32>; P]; C] {
+        let mut sums = [[0.0.splat::<S>(); P]; C];
+        for c in 0..C {
+            for p in 0..P {
+                sums[c][p] = match self.goes_on {
+                    true => vector::<S, L>(&out[c * self.area + p * self.sweep.out_steps[1]]),
+                    false => self.bias[c].splat::<S>(),
+                };
+            }
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn write<S: Simd, const P: usize>(&self, sums: [[Vector<S, f32>; P]; C], out: &mut [Lanes<L>]) {
+        for c in 0..C {
+            for p in 0..P {
+                out[c * self.area + p * self.sweep.out_steps[1]] = lanes::<S, L>(sums[c][p]);
+            }
         }
     }
 
     /// Vectors by name: of so many sums in arrays, LLVM makes no registers.
     #[inline(always)]
-    fn tile_of_vectors<S: Simd, const P: usize>(
-        &self,
-        input: &[Lanes<L>],
-        step: usize,
-    ) -> [[Lanes<L>; P]; C] {
-        let mut sums = [[0.0.splat::<S>(); P]; C];
-        for (sums, bias) in sums.iter_mut().zip(self.bias) {
-            *sums = [bias.splat::<S>(); P];
-        }
-        for (&tap, weights) in self.sweep.taps.iter().zip(self.weights) {
+    fn tile_of_vectors<S: Simd, const P: usize>(&self, input: &[Lanes<L>], out: &mut [Lanes<L>]) {
+        let step = self.sweep.in_steps[1];
+        let mut sums = self.begun::<S, P>(out);
+        for (&tap, weights) in self.taps.iter().zip(self.weights) {
             let window = &input[tap..=tap + (P - 1) * step];
             let mut here = [0.0.splat::<S>(); P];
             for p in 0..P {
@@ -755,20 +844,50 @@ impl<const L: usize, const C: usize> Row<'_, L, C> {
                 }
             }
         }
-        sums.map(|sums| sums.map(|sum| lanes::<S, L>(sum)))
+        self.write(sums, out);
+    }
+
+    /// [`Self::tile_of_vectors`] with `R` taps at a time, for columns `T` apart: they read most of their inputs in common, and are found to be
+    /// within bounds once.
+    #[inline(always)]
+    fn tile_of_runs<S: Simd, const P: usize, const R: usize, const T: usize>(
+        &self,
+        input: &[Lanes<L>],
+        out: &mut [Lanes<L>],
+    ) {
+        let mut sums = self.begun::<S, P>(out);
+        let taps = self.taps.as_chunks::<R>().0.iter();
+        for (taps, weights) in taps.zip(self.weights.as_chunks::<R>().0) {
+            let window = &input[taps[0]..][..R + (P - 1) * T];
+            for r in 0..R {
+                let mut here = [0.0.splat::<S>(); P];
+                for p in 0..P {
+                    here[p] = vector::<S, L>(&window[r + p * T]);
+                }
+                for c in 0..C {
+                    let weight = weights[r][c].splat::<S>();
+                    for p in 0..P {
+                        sums[c][p] = weight.mul_add(here[p], sums[c][p]);
+                    }
+                }
+            }
+        }
+        self.write(sums, out);
     }
 
     #[inline(always)]
-    fn tile_of_lanes<S: Simd, const P: usize>(
-        &self,
-        input: &[Lanes<L>],
-        step: usize,
-    ) -> [[Lanes<L>; P]; C] {
+    fn tile_of_lanes<S: Simd, const P: usize>(&self, input: &[Lanes<L>], out: &mut [Lanes<L>]) {
+        let (step, out_step) = (self.sweep.in_steps[1], self.sweep.out_steps[1]);
         let mut sums = [[[0.0; L]; P]; C];
-        for (sums, bias) in sums.iter_mut().zip(self.bias) {
-            *sums = [[bias; L]; P];
+        for (c, sums) in sums.iter_mut().enumerate() {
+            for (p, sum) in sums.iter_mut().enumerate() {
+                *sum = match self.goes_on {
+                    true => out[c * self.area + p * out_step],
+                    false => [self.bias[c]; L],
+                };
+            }
         }
-        for (&tap, weights) in self.sweep.taps.iter().zip(self.weights) {
+        for (&tap, weights) in self.taps.iter().zip(self.weights) {
             let window = &input[tap..=tap + (P - 1) * step];
             for p in 0..P {
                 let x = window[p * step];
@@ -779,7 +898,11 @@ impl<const L: usize, const C: usize> Row<'_, L, C> {
                 }
             }
         }
-        sums
+        for (c, sums) in sums.iter().enumerate() {
+            for (p, sum) in sums.iter().enumerate() {
+                out[c * self.area + p * out_step] = *sum;
+            }
+        }
     }
 }
 
