@@ -194,20 +194,12 @@ impl Adam {
 
 /// `old * keep + new * (1 - keep)`, a step of a running average. `old` and `new` stay as they are.
 ///
+/// On the CPU these are tensor operations: a pass of our own was slower for a million values, and hardly faster for eleven.
+///
 /// # Shapes
 /// `old` and `new` alike.
 pub fn blend<const D: usize>(old: Tensor<D>, new: Tensor<D>, keep: f64) -> Tensor<D> {
     let (kept, added) = (keep as f32, (1.0 - keep) as f32);
-    if is_host(&old.device()) && old.dims() == new.dims() {
-        let dims = old.dims();
-        let flat = |x: Tensor<D>| x.reshape([dims.iter().product::<usize>()]);
-        let [blended] = changed([flat(old)], &Values::from(flat(new)), |[old], new| {
-            for (old, new) in old.iter_mut().zip(new) {
-                *old = *old * kept + new * added;
-            }
-        });
-        return blended.reshape(dims);
-    }
     #[cfg(feature = "cube")]
     if crate::cube::takes(&[&old, &new]) {
         return crate::cube::blend(old, new, kept, added);
@@ -348,8 +340,11 @@ mod tests {
         let (old, new) = (random(9).reshape([3, 3]), random(9).reshape([3, 3]));
         let before = [&old, &new].map(|x: &Tensor<2>| values(x.clone()));
         let blended = blend(old.clone(), new.clone(), 0.25);
-        let plain = old.clone().mul_scalar(0.25) + new.clone().mul_scalar(0.75);
-        same(&blended.flatten(0, 1), &plain.flatten(0, 1), "blend");
+        let blended = values(blended);
+        for (i, blended) in blended.into_iter().enumerate() {
+            let expected = before[0][i] * 0.25 + before[1][i] * 0.75;
+            assert!((blended - expected).abs() < 1e-6);
+        }
         assert_eq!([old, new].map(values), before);
         // With the whole of the old, what comes out is a copy.
         let old = random(5);
