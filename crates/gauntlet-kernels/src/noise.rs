@@ -369,10 +369,8 @@ mod tests {
     fn blocks_together_are_blocks_one_by_one() {
         let words = key().restart(3).words(77);
         let together = words.blocks(5);
-        for lane in 0..LANES {
-            let one = words.block(5 + lane as u32);
-            assert_eq!(together[lane], one);
-        }
+        let one_by_one = (5..).map(|block| words.block(block));
+        assert!(together.into_iter().eq(one_by_one.take(LANES)));
     }
 
     #[test]
