@@ -196,6 +196,13 @@ fn kernels_agree(flex: &Device, vulkan: &Device) {
             }
         }
     }
+    // More rows than a grid has cubes in one dimension.
+    let many = |device: &Device| {
+        let x0 = Tensor::<2>::full([70_000, 2], 0.5, device);
+        let grad = x0.clone().mul_scalar(3.0);
+        host(l2_step(x0.clone(), x0, grad, 0.1, 0.05, (0.0, 1.0)))
+    };
+    close(&many(flex), &many(vulkan), 1e-5, "l2_step of many rows");
     for length in [1, 37, 1000] {
         let steps = |device: &Device| {
             let key = NoiseKey::new(4, Stream::TrainAttack);

@@ -10,7 +10,8 @@
 //! | 2 | step |
 //! | 3 | epoch |
 //!
-//! There is no state to save: a resumed run asks for the same names and gets the same numbers, on every backend.
+//! There is no state to save: a resumed run asks for the same names and gets the same numbers. The words are the same on every backend;
+//! the numbers made of them agree to rounding.
 
 use std::convert::Infallible;
 
@@ -44,7 +45,7 @@ pub enum Stream {
     Smoothing = 9,
 }
 
-/// The name of a block of random numbers: same key, same numbers, on every backend and machine.
+/// The name of a block of random numbers: same key, same words, on every backend and machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NoiseKey {
     /// Seed of the run.

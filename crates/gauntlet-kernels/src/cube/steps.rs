@@ -4,6 +4,7 @@
 
 use burn_cubecl::cubecl;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::calculate_cube_count_elemwise;
 use cubecl::prelude::*;
 use cubecl::std::tensor::layout::linear::{LinearView, LinearViewMut};
 
@@ -87,43 +88,28 @@ pub(super) fn linf_step(
     out
 }
 
-/// The sum of what all units of a cube bring, to each of them.
+/// The sum of what all units of a cube bring, or the largest of it, to each of them.
 #[cube]
-fn sum_of_cube(mine: f32, shared: &mut Shared<[f32]>) -> f32 {
+fn of_cube(mine: f32, shared: &mut Shared<[f32]>, #[comptime] largest: bool) -> f32 {
     let unit = UNIT_POS as usize;
     shared[unit] = mine;
     sync_cube();
     let mut half = CUBE_DIM as usize / 2;
     while half > 0 {
         if unit < half {
-            shared[unit] += shared[unit + half];
+            if comptime!(largest) {
+                shared[unit] = max(shared[unit], shared[unit + half]);
+            } else {
+                shared[unit] += shared[unit + half];
+            }
         }
         sync_cube();
         half /= 2;
     }
-    let sum = shared[0];
-    // Nobody begins the next sum before all have read this one.
+    let joined = shared[0];
+    // Nobody begins the next before all have read this one.
     sync_cube();
-    sum
-}
-
-/// [`sum_of_cube`] for the largest.
-#[cube]
-fn most_of_cube(mine: f32, shared: &mut Shared<[f32]>) -> f32 {
-    let unit = UNIT_POS as usize;
-    shared[unit] = mine;
-    sync_cube();
-    let mut half = CUBE_DIM as usize / 2;
-    while half > 0 {
-        if unit < half {
-            shared[unit] = max(shared[unit], shared[unit + half]);
-        }
-        sync_cube();
-        half /= 2;
-    }
-    let most = shared[0];
-    sync_cube();
-    most
+    joined
 }
 
 /// What a gradient is multiplied by to have length 1. Scaled by its largest value first: squares of small values would underflow.
@@ -135,13 +121,19 @@ fn unit_factor(grad: &View<'_>, start: usize, end: usize, shared: &mut Shared<[f
     for at in range_stepped(first, end, units) {
         most = max(most, grad.read(at).abs());
     }
-    let inverse = 1.0f32 / most_of_cube(most, shared);
+    let inverse = 1.0f32 / of_cube(most, shared, true);
     let mut squares = 0.0f32;
     for at in range_stepped(first, end, units) {
         let g = grad.read(at) * inverse;
         squares += g * g;
     }
-    inverse / max(sum_of_cube(squares, shared).sqrt(), TINY)
+    inverse / max(of_cube(squares, shared, false).sqrt(), TINY)
+}
+
+/// A cube for each sample, or a few more where they fill no grid.
+fn cubes(out: &CubeTensor) -> CubeCount {
+    let units = out.meta.shape()[0] * UNITS as usize;
+    calculate_cube_count_elemwise(&out.client, units, CubeDim::new_1d(UNITS))
 }
 
 #[cube]
@@ -163,6 +155,9 @@ fn l2_kernel(
     let mut shared = Shared::new_slice(comptime!(UNITS as usize));
     let units = CUBE_DIM as usize;
     let start = CUBE_POS * width;
+    if !out.is_in_bounds(start) {
+        terminate!();
+    }
     let end = start + width;
     let first = start + UNIT_POS as usize;
     let mut factor = 0.0f32;
@@ -177,7 +172,7 @@ fn l2_kernel(
         }
         squares += delta * delta;
     }
-    let shrink = shrink(sum_of_cube(squares, &mut shared), ball.eps);
+    let shrink = shrink(of_cube(squares, &mut shared, false), ball.eps);
     for at in range_stepped(first, end, units) {
         let clean = x0.read(at);
         let mut delta = x.read(at) - clean;
@@ -206,7 +201,7 @@ pub(super) fn l2_step(
     let grad = grad.unwrap_or_else(|| x.clone());
     l2_kernel::launch(
         &out.client,
-        CubeCount::Static(rows as u32, 1, 1),
+        cubes(&out),
         CubeDim::new_1d(UNITS),
         out.required_address_type(),
         x.into_linear_view_like(&out),
@@ -298,6 +293,9 @@ fn l2_momentum_kernel(
     let mut shared = Shared::new_slice(comptime!(UNITS as usize));
     let units = CUBE_DIM as usize;
     let start = CUBE_POS * width;
+    if !out.is_in_bounds(start) {
+        terminate!();
+    }
     let end = start + width;
     let first = start + UNIT_POS as usize;
     let factor = step_size.read(CUBE_POS) * unit_factor(&grad, start, end, &mut shared);
@@ -306,7 +304,7 @@ fn l2_momentum_kernel(
         let delta = x.read(at) - x0.read(at) + grad.read(at) * factor;
         squares += delta * delta;
     }
-    let once = shrink(sum_of_cube(squares, &mut shared), ball.eps);
+    let once = shrink(of_cube(squares, &mut shared, false), ball.eps);
     let mut squares = 0.0f32;
     for at in range_stepped(first, end, units) {
         let (here, clean) = (x.read(at), x0.read(at));
@@ -318,7 +316,7 @@ fn l2_momentum_kernel(
         out.write(at, moved);
     }
     // Each unit reads below what it wrote itself.
-    let twice = shrink(sum_of_cube(squares, &mut shared), ball.eps);
+    let twice = shrink(of_cube(squares, &mut shared, false), ball.eps);
     for at in range_stepped(first, end, units) {
         let clean = x0.read(at);
         let z = clean + (out.read(at) - clean) * twice;
@@ -343,7 +341,7 @@ pub(super) fn l2_momentum_step(
     let rows = out.meta.shape()[0];
     l2_momentum_kernel::launch(
         &out.client,
-        CubeCount::Static(rows as u32, 1, 1),
+        cubes(&out),
         CubeDim::new_1d(UNITS),
         out.required_address_type(),
         x.into_linear_view_like(&out),
