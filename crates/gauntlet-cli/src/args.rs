@@ -11,7 +11,9 @@ use gauntlet_audit::SuiteName;
 use gauntlet_data::{Resize, Source};
 use gauntlet_models::{Activation, Arch};
 
-use crate::commands::{BenchGate, BenchModel, BenchObjective, Subject, Takes, bench_gate};
+use crate::commands::{
+    BenchGate, BenchModel, BenchObjective, BenchPrecision, Subject, Takes, bench_gate,
+};
 use crate::config::Set;
 use crate::devices::{Backend, Spec};
 
@@ -798,6 +800,9 @@ pub(crate) struct BenchTrain {
     /// standard, fgsm-rs, pgd-STEPS, trades-STEPS; may be repeated.
     #[arg(long, value_name = "NAME", default_values = ["standard", "fgsm-rs", "pgd-10", "trades-10"])]
     pub(crate) objective: Vec<BenchObjective>,
+    /// In what networks compute: f32, bf16-attack, bf16; may be repeated.
+    #[arg(long, value_name = "NAME", value_enum, default_values = ["f32"])]
+    pub(crate) precision: Vec<BenchPrecision>,
     /// Images at a time. [default: 128; on the CPU 32 for preact-resnet18, 8 for wide-resnet-28-10]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..).map(|n| n as usize))]
     pub(crate) batch: Option<usize>,

@@ -3,6 +3,9 @@
 //! burn's CPU backend computes a convolution image by image, which leaves small ones far from what the machine can do.
 //! On that backend [`conv2d`] uses kernels of this crate (feature `flex`); on every other one, and for types other than
 //! `f32`, it is burn's own operation. Results agree to rounding.
+//!
+//! Weights and bias are taken in the type of `x`: a network whose weights are `f32` computes in `bf16` on inputs of that type, and
+//! its weights' gradients are `f32`.
 
 use burn::tensor::activation::relu;
 use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
@@ -97,6 +100,8 @@ fn plain(
     stride: [usize; 2],
     padding: [usize; 2],
 ) -> Tensor<4> {
+    let dtype = x.dtype();
+    let (weight, bias) = (weight.cast(dtype), bias.map(|bias| bias.cast(dtype)));
     let options = ConvOptions::new(stride, padding, [1, 1], 1);
     module::conv2d(x, weight, bias, options)
 }

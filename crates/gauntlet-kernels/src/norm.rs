@@ -2,6 +2,8 @@
 //!
 //! In plain tensor operations they are six passes over an activation, and on burn's CPU backend each is one thread's. Loops of this
 //! crate (feature `flex`) make them one, on all threads; on every other backend they are burn's own operations, which those fuse.
+//!
+//! Scale, shift and statistics are `f32` whatever the type of `x`.
 
 use burn::tensor::activation;
 use burn::tensor::{Tensor, module};
@@ -26,12 +28,16 @@ pub fn batch_norm(
     relu: bool,
 ) -> Tensor<4> {
     #[cfg(feature = "flex")]
-    if flex::takes(&x, &[&gamma, &beta, &mean, &variance]) {
-        let scale = gamma * variance.add_scalar(epsilon).sqrt().recip();
-        let shift = beta - mean * scale.clone();
+    let ours = flex::takes(&x, &[&gamma, &beta, &mean, &variance]);
+    let scale = gamma * variance.add_scalar(epsilon).sqrt().recip();
+    let shift = beta - mean * scale.clone();
+    #[cfg(feature = "flex")]
+    if ours {
         return flex::affine(x, scale, shift, relu);
     }
-    let y = module::batch_norm(x, gamma, beta, mean, variance, epsilon);
+    let (channels, dtype) = (x.dims()[1], x.dtype());
+    let [scale, shift] = [scale, shift].map(|t| t.cast(dtype).reshape([1, channels, 1, 1]));
+    let y = x * scale + shift;
     if relu { activation::relu(y) } else { y }
 }
 
@@ -58,12 +64,13 @@ pub fn batch_norm_train(
         let y = flex::normalise(x, gamma, beta, moments, epsilon as f32, relu);
         return (y, mean, variance);
     }
-    let result = module::batch_norm_train(x, gamma, beta, epsilon);
+    let dtype = x.dtype();
+    let result = module::batch_norm_train(x.cast(gamma.dtype()), gamma, beta, epsilon);
     let y = match relu {
         true => activation::relu(result.output),
         false => result.output,
     };
-    (y, plain(result.mean), plain(result.variance))
+    (y.cast(dtype), plain(result.mean), plain(result.variance))
 }
 
 /// Outside of the graph, if there is one.

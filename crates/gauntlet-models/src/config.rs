@@ -77,6 +77,11 @@ impl Arch {
         matches!(self, Self::WideResnet | Self::WideResnetSame | Self::Vit)
     }
 
+    /// Whether its layers take the type of their input, as [`Computing`](crate::Computing) wants.
+    pub fn computes_in_bf16(self) -> bool {
+        !matches!(self, Self::Vit | Self::Onnx)
+    }
+
     /// Its name in configs.
     pub fn name(self) -> &'static str {
         match self {

@@ -1,3 +1,4 @@
+use crate::linear::connect;
 use burn::module::Module;
 use burn::nn::Linear;
 use burn::tensor::Tensor;
@@ -29,12 +30,12 @@ impl Mlp {
     }
 
     pub(crate) fn features(&self, x: Tensor<4>, act: Activation) -> Tensor<2> {
-        let x = act.apply(self.fc1.forward(x.flatten(1, 3)));
-        act.apply(self.fc2.forward(x))
+        let x = act.apply(connect(&self.fc1, x.flatten(1, 3)));
+        act.apply(connect(&self.fc2, x))
     }
 
     pub(crate) fn head(&self, features: Tensor<2>) -> Tensor<2> {
-        self.fc3.forward(features)
+        connect(&self.fc3, features)
     }
 
     pub(crate) fn draw(&self, draft: &mut Draft, x: &Value, act: Activation) -> Value {

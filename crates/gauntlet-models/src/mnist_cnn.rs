@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 
 use crate::build::Builder;
 use crate::conv::convolve_act;
+use crate::linear::connect;
 use crate::onnx::{Draft, Value};
 use crate::{Activation, ModelError};
 
@@ -39,11 +40,11 @@ impl MnistCnn {
     pub(crate) fn features(&self, x: Tensor<4>, act: Activation) -> Tensor<2> {
         let x = convolve_act(&self.conv1, x, act);
         let x = convolve_act(&self.conv2, x, act);
-        act.apply(self.fc1.forward(x.flatten(1, 3)))
+        act.apply(connect(&self.fc1, x.flatten(1, 3)))
     }
 
     pub(crate) fn head(&self, features: Tensor<2>) -> Tensor<2> {
-        self.fc2.forward(features)
+        connect(&self.fc2, features)
     }
 
     pub(crate) fn draw(&self, draft: &mut Draft, x: &Value, act: Activation) -> Value {

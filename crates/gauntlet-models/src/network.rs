@@ -220,9 +220,10 @@ impl Network {
         let Some((mean, std)) = &self.normalise else {
             return x;
         };
-        let device = x.device().inner();
+        let (device, dtype) = (x.device().inner(), x.dtype());
         let values = |v: Vec<f32>| {
-            Tensor::<1>::from_floats(v.as_slice(), &device).reshape([1, v.len(), 1, 1])
+            let values = Tensor::<1>::from_floats(v.as_slice(), &device).cast(dtype);
+            values.reshape([1, v.len(), 1, 1])
         };
         let scale = std.iter().map(|s| 1.0 / s).collect();
         (x - values(mean.clone())) * values(scale)

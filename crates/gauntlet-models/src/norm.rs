@@ -8,10 +8,21 @@ use crate::Activation;
 
 /// `act(layer.forward(x))` by the kernels of this project, in one pass on the CPU.
 pub(crate) fn normalise_act(layer: &BatchNorm, x: Tensor<4>, act: Activation) -> Tensor<4> {
-    let relu = act == Activation::Relu;
+    match act {
+        Activation::Relu => by(layer, x, true),
+        _ => act.apply(by(layer, x, false)),
+    }
+}
+
+/// `layer.forward(x)`.
+pub(crate) fn normalise(layer: &BatchNorm, x: Tensor<4>) -> Tensor<4> {
+    by(layer, x, false)
+}
+
+fn by(layer: &BatchNorm, x: Tensor<4>, relu: bool) -> Tensor<4> {
     let (gamma, beta) = (layer.gamma.val(), layer.beta.val());
     // By burn's rule: the device says that a backward pass is possible, the flag that this layer takes part in it.
-    let y = if x.device().is_autodiff() && layer.training.is_enabled() {
+    if x.device().is_autodiff() && layer.training.is_enabled() {
         let (y, mean, variance) = batch_norm_train(x, gamma, beta, layer.epsilon, relu);
         let device = y.device();
         let running = |old: Tensor<1>, new: Tensor<1>| {
@@ -28,6 +39,5 @@ pub(crate) fn normalise_act(layer: &BatchNorm, x: Tensor<4>, act: Activation) ->
     } else {
         let (mean, variance) = (layer.running_mean.value(), layer.running_var.value());
         batch_norm(x, gamma, beta, mean, variance, layer.epsilon, relu)
-    };
-    if relu { y } else { act.apply(y) }
+    }
 }

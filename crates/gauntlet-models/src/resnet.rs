@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 
 use crate::build::Builder;
 use crate::conv::convolve;
+use crate::linear::connect;
 use crate::norm::normalise_act;
 use crate::onnx::{Draft, Value};
 use crate::{Activation, ModelError};
@@ -151,7 +152,7 @@ impl ResNet {
     }
 
     pub(crate) fn head(&self, features: Tensor<2>) -> Tensor<2> {
-        self.fc.forward(features)
+        connect(&self.fc, features)
     }
 
     pub(crate) fn draw(&self, draft: &mut Draft, x: &Value, act: Activation) -> Value {

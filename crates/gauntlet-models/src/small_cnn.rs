@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 
 use crate::build::Builder;
 use crate::conv::{convolve_act, convolve_act_pool};
+use crate::linear::connect;
 use crate::onnx::{Draft, Value};
 use crate::{Activation, ModelError};
 
@@ -59,12 +60,12 @@ impl SmallCnn {
         let x = convolve_act_pool(&self.conv2, x, act, &self.pool);
         let x = convolve_act(&self.conv3, x, act);
         let x = convolve_act_pool(&self.conv4, x, act, &self.pool).flatten(1, 3);
-        let x = self.dropout.forward(act.apply(self.fc1.forward(x)));
-        act.apply(self.fc2.forward(x))
+        let x = self.dropout.forward(act.apply(connect(&self.fc1, x)));
+        act.apply(connect(&self.fc2, x))
     }
 
     pub(crate) fn head(&self, features: Tensor<2>) -> Tensor<2> {
-        self.fc3.forward(features)
+        connect(&self.fc3, features)
     }
 
     pub(crate) fn draw(&self, draft: &mut Draft, x: &Value, act: Activation) -> Value {

@@ -6,6 +6,8 @@ use burn::tensor::Tensor;
 
 use crate::build::Builder;
 use crate::conv::convolve;
+use crate::linear::connect;
+use crate::norm::{normalise, normalise_act};
 use crate::onnx::{Draft, Value};
 use crate::{Activation, ModelError};
 
@@ -106,7 +108,7 @@ impl TorchResNet {
     }
 
     pub(crate) fn features(&self, x: Tensor<4>, act: Activation) -> Tensor<2> {
-        let mut x = act.apply(self.bn1.forward(convolve(&self.conv1, x)));
+        let mut x = normalise_act(&self.bn1, convolve(&self.conv1, x), act);
         if let Some(pool) = &self.pool {
             x = pool.forward(x);
         }
@@ -117,7 +119,7 @@ impl TorchResNet {
     }
 
     pub(crate) fn head(&self, features: Tensor<2>) -> Tensor<2> {
-        self.fc.forward(features)
+        connect(&self.fc, features)
     }
 
     pub(crate) fn draw(&self, draft: &mut Draft, x: &Value, act: Activation) -> Value {
@@ -166,13 +168,16 @@ impl Block {
     }
 
     fn forward(&self, x: Tensor<4>, act: Activation) -> Tensor<4> {
-        let y = act.apply(self.bn1.forward(convolve(&self.conv1, x.clone())));
-        let mut y = self.bn2.forward(convolve(&self.conv2, y));
-        if let (Some(conv), Some(norm)) = (&self.conv3, &self.bn3) {
-            y = norm.forward(convolve(conv, act.apply(y)));
-        }
+        let y = normalise_act(&self.bn1, convolve(&self.conv1, x.clone()), act);
+        let y = convolve(&self.conv2, y);
+        let y = match (&self.conv3, &self.bn3) {
+            (Some(conv), Some(norm)) => {
+                normalise(norm, convolve(conv, normalise_act(&self.bn2, y, act)))
+            }
+            _ => normalise(&self.bn2, y),
+        };
         let shortcut = match &self.downsample {
-            Some(down) => down.norm.forward(convolve(&down.conv, x)),
+            Some(down) => normalise(&down.norm, convolve(&down.conv, x)),
             None => x,
         };
         act.apply(y + shortcut)

@@ -6,6 +6,8 @@ use burn::tensor::Tensor;
 
 use crate::build::Builder;
 use crate::conv::convolve;
+use crate::linear::connect;
+use crate::norm::normalise_act;
 use crate::onnx::{Draft, Value};
 use crate::{Activation, ModelError};
 
@@ -49,7 +51,7 @@ impl Vgg {
 
     pub(crate) fn features(&self, mut x: Tensor<4>, act: Activation) -> Tensor<2> {
         for (place, (conv, norm)) in self.convs.iter().zip(&self.norms).enumerate() {
-            x = act.apply(norm.forward(convolve(conv, x)));
+            x = normalise_act(norm, convolve(conv, x), act);
             if ends_stage(place) {
                 x = self.pool.forward(x);
             }
@@ -58,7 +60,7 @@ impl Vgg {
     }
 
     pub(crate) fn head(&self, features: Tensor<2>) -> Tensor<2> {
-        self.classifier.forward(features)
+        connect(&self.classifier, features)
     }
 
     pub(crate) fn draw(&self, draft: &mut Draft, x: &Value, act: Activation) -> Value {

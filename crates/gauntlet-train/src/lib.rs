@@ -38,7 +38,7 @@ pub use loss::{
 pub use method_config::{
     Alp, AwpConfig, Combine, Consistency, CurriculumConfig, Distill, EarlyStopConfig, Free,
     GuardConfig, Hat, Mart, MultiNorm, NFgsm, NormLayers, Objective, OnNotFinite, OnOverfitting,
-    Smoothing, SwaConfig, Trades,
+    Precision, Smoothing, SwaConfig, Trades,
 };
 pub use optimizer::{Optimizer, clip_global_norm};
 pub use plan::{

@@ -354,3 +354,24 @@ fn two() -> f64 {
 fn awp_gamma() -> f64 {
     0.005
 }
+
+/// In what a network computes while it is trained. Weights, their gradients, BatchNorm's statistics, the loss and the optimizer are
+/// `f32` in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// `f32` (a GPU's matrix units may round what they multiply to TF32).
+    #[default]
+    F32,
+    /// The attack's passes in `bf16`, the update in `f32`.
+    Bf16Attack,
+    /// The attack and the update in `bf16`.
+    Bf16,
+}
+
+impl Precision {
+    /// Whether attacks compute in `bf16`.
+    pub fn attacks_in_bf16(self) -> bool {
+        self != Self::F32
+    }
+}

@@ -4,14 +4,14 @@ use std::str::FromStr;
 
 use gauntlet_attacks::{AttackLoss, Eps, Goal, Init, Keep, Norm, Pgd, ThreatModel};
 use gauntlet_data::{DataConfig, Source};
-use gauntlet_models::ModelConfig;
+use gauntlet_models::{Arch, ModelConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 use crate::method_config::{
     Alp, AwpConfig, Consistency, CurriculumConfig, Distill, EarlyStopConfig, Free, GuardConfig,
-    Hat, Mart, MultiNorm, NFgsm, NormLayers, Objective, Smoothing, SwaConfig, Trades,
+    Hat, Mart, MultiNorm, NFgsm, NormLayers, Objective, Precision, Smoothing, SwaConfig, Trades,
 };
 
 /// Everything that decides what a training run does.
@@ -95,6 +95,9 @@ pub struct TrainConfig {
     /// An equal average of the weights of late epochs; it is then what is evaluated and kept. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub swa: Option<SwaConfig>,
+    /// In what the network computes in training: `f32`, `bf16-attack`, `bf16`. Validation and audits are in f32. Default: f32.
+    #[serde(default)]
+    pub precision: Precision,
     /// Whether clean and adversarial examples share normalisation layers. Default: shared.
     #[serde(default)]
     pub norm_layers: NormLayers,
@@ -609,7 +612,7 @@ impl Problems {
     }
 
     /// What goes around the methods.
-    fn around(&mut self, train: &TrainConfig) {
+    fn around(&mut self, train: &TrainConfig, arch: Arch) {
         if let Some(awp) = &train.awp {
             self.positive("train.awp.gamma", awp.gamma);
         }
@@ -656,6 +659,11 @@ impl Problems {
         if let Some(stop) = &train.early_stop {
             self.at_least_one("train.early_stop.patience", u64::from(stop.patience));
         }
+        self.unless(
+            train.precision == Precision::F32 || arch.computes_in_bf16(),
+            "train.precision",
+            format!("`{arch}` computes in f32 only"),
+        );
         self.unless(
             train.norm_layers != NormLayers::SplitClean
                 || (train.ema.is_none() && train.swa.is_none()),
@@ -874,7 +882,7 @@ impl Plan {
         if let Some(ema) = &train.ema {
             wrong.share("train.ema.decay", ema.decay);
         }
-        wrong.around(train);
+        wrong.around(train, self.model.arch);
         wrong.attack("train.attack", &train.attack);
         let single = train.attack.restarts.unwrap_or(1) == 1;
         wrong.unless(

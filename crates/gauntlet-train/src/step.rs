@@ -5,17 +5,18 @@ use std::time::Instant;
 
 use burn::module::Module;
 use burn::optim::GradientsParams;
-use burn::tensor::Tensor;
+use burn::tensor::{FloatDType, Tensor};
 use gauntlet_attacks::Noise;
 use gauntlet_data::Batch;
 use gauntlet_kernels::{NoiseKey, Stream};
-use gauntlet_models::{Classifier, detached, named};
+use gauntlet_models::{Classifier, Computing, detached, named};
 
 use crate::awp;
 use crate::objective::{Crafted, Loss, Method, Net, Outer, Pace, Scene, apart, standard};
 use crate::trainer::Run;
 use crate::{
-    Event, Kind, Objective, OnNotFinite, Record, Split, StepPlan, TrainError, clip_global_norm,
+    Event, Kind, Objective, OnNotFinite, Precision, Record, Split, StepPlan, TrainError,
+    clip_global_norm,
 };
 
 /// Steps in a row that may be passed over.
@@ -80,11 +81,18 @@ impl<M: Module + Classifier<4> + Sync> Run<'_, M> {
 
     fn craft(&mut self, epoch: u32, batch: &Batch, attacked: usize, pace: Pace) -> Crafted {
         let frozen = self.model.valid();
+        let half = Computing {
+            model: &frozen,
+            dtype: FloatDType::BF16,
+        };
         // An attempt after a roll-back has other noise: the same would lead to the same collapse.
         let key = NoiseKey::new(self.session.plan.seed, Stream::TrainAttack)
             .at(epoch, self.state.step as u32);
         let scene = Scene {
-            model: &frozen,
+            model: match self.session.plan.train.precision.attacks_in_bf16() {
+                true => &half,
+                false => &frozen,
+            },
             x: batch.images.clone(),
             second: batch.second.clone(),
             y: batch.labels.clone(),
@@ -126,7 +134,7 @@ impl<M: Module + Classifier<4> + Sync> Run<'_, M> {
             Some((main, for_clean)) => (main, for_clean),
             None => (self.model.clone(), self.for_clean.clone()),
         };
-        let loss = loss_of(&crafted.outer, &main, for_clean.as_ref());
+        let loss = self.loss_of(&crafted.outer, &main, for_clean.as_ref());
         let measured = measure(&loss);
         if let Some((term, value)) = measured.broken() {
             return self.not_finite(epoch, kind, term, value, measured);
@@ -177,7 +185,7 @@ impl<M: Module + Classifier<4> + Sync> Run<'_, M> {
             .for_clean
             .as_ref()
             .map(|model| named::graft(detached(model), &main, |path| !named::is_norm(path)));
-        let loss = loss_of(outer, &main, for_clean.as_ref());
+        let loss = self.loss_of(outer, &main, for_clean.as_ref());
         let gradients = GradientsParams::from_grads(loss.total().backward(), &main);
         let moved = awp::perturbed(self.model.clone(), gradients, gamma);
         let for_clean = self
@@ -185,6 +193,19 @@ impl<M: Module + Classifier<4> + Sync> Run<'_, M> {
             .as_ref()
             .map(|model| named::graft(model.clone(), &moved, |path| !named::is_norm(path)));
         (moved, for_clean)
+    }
+
+    fn loss_of(&self, outer: &Outer, main: &M, for_clean: Option<&M>) -> Loss {
+        if self.session.plan.train.precision != Precision::Bf16 {
+            let for_clean = for_clean.map(|model| model as &dyn Classifier<4>);
+            return outer(&Net { main, for_clean });
+        }
+        let dtype = FloatDType::BF16;
+        let for_clean = for_clean.map(|model| Computing { model, dtype });
+        outer(&Net {
+            main: &Computing { model: main, dtype },
+            for_clean: for_clean.as_ref().map(|model| model as &dyn Classifier<4>),
+        })
     }
 
     fn not_finite(
@@ -216,11 +237,6 @@ impl<M: Module + Classifier<4> + Sync> Run<'_, M> {
         self.sinks.send(self.session.sinks, &Event::Note(&note));
         Ok(measured)
     }
-}
-
-fn loss_of<M: Classifier<4>>(outer: &Outer, main: &M, for_clean: Option<&M>) -> Loss {
-    let for_clean = for_clean.map(|model| model as &dyn Classifier<4>);
-    outer(&Net { main, for_clean })
 }
 
 /// A loss in numbers.

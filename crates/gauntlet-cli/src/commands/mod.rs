@@ -18,7 +18,9 @@ mod subject;
 mod train;
 
 pub(crate) use audit::{Takes, audit};
-pub(crate) use bench::{BenchGate, BenchModel, BenchObjective, bench, gate as bench_gate};
+pub(crate) use bench::{
+    BenchGate, BenchModel, BenchObjective, BenchPrecision, bench, gate as bench_gate,
+};
 pub(crate) use completions::completions;
 pub(crate) use config::config;
 pub(crate) use data::data;

@@ -4,6 +4,8 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 
+use crate::devices::Picked;
+
 /// What repeated measurements say.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Times {
@@ -42,7 +44,22 @@ pub(crate) struct Effort {
     pub(crate) least: usize,
     /// Repeats, at most.
     pub(crate) most: usize,
+    /// Seconds of work between two looks at the clock: a GPU is told what to do faster than it can be waited for.
+    pub(crate) between: f64,
 }
+
+impl Effort {
+    /// The same with what the clock of a device asks for.
+    pub(crate) fn on(self, picked: &Picked) -> Self {
+        Self {
+            between: if picked.is_cpu() { 0.0 } else { 5e-3 },
+            ..self
+        }
+    }
+}
+
+/// Calls between two looks at the clock, at most.
+const MOST_CALLS: f64 = 200.0;
 
 /// Runs each of `works` in turn, after a warm-up of each, until the time is up. In turn, so that a machine that grows slower or
 /// faster on the way does so for all of them.
@@ -52,21 +69,30 @@ pub(crate) fn measure(
     works: &mut [&mut dyn FnMut()],
 ) -> Vec<Times> {
     let sync = || device.sync().unwrap_or_else(|error| panic!("{error:?}"));
-    for work in works.iter_mut() {
-        work();
+    let time = |work: &mut dyn FnMut(), calls: usize| {
+        let began = Instant::now();
+        (0..calls).for_each(|_| work());
         sync();
-    }
+        began.elapsed().as_secs_f64() / calls as f64
+    };
+    let calls: Vec<usize> = works
+        .iter_mut()
+        .map(|work| {
+            time(work, 1);
+            match effort.between > 0.0 {
+                true => (effort.between / time(work, 1)).clamp(1.0, MOST_CALLS) as usize,
+                false => 1,
+            }
+        })
+        .collect();
     let mut seconds = vec![Vec::new(); works.len()];
     let began = Instant::now();
     for round in 0..effort.most {
         if round >= effort.least && began.elapsed().as_secs_f64() > effort.seconds {
             break;
         }
-        for (work, seconds) in works.iter_mut().zip(&mut seconds) {
-            let began = Instant::now();
-            work();
-            sync();
-            seconds.push(began.elapsed().as_secs_f64());
+        for ((work, &calls), seconds) in works.iter_mut().zip(&calls).zip(&mut seconds) {
+            seconds.push(time(work, calls));
         }
     }
     seconds.into_iter().map(Times::of).collect()
@@ -95,6 +121,7 @@ mod tests {
         let effort = Effort {
             seconds: 0.0,
             least: 2,
+            between: 0.0,
             most: 5,
         };
         let (mut a, mut b) = (

@@ -42,22 +42,24 @@ pub(super) fn measure(
             seconds: 0.0,
             least: 3,
             most: 3,
+            between: 0.0,
         },
         false => Effort {
             seconds: 1.0,
             least: 7,
             most: 200,
+            between: 0.0,
         },
     };
     let mut report: Option<Report> = None;
     for on in devices {
-        let ceilings = Ceilings::measure(on, args.quick);
+        let ceilings = Ceilings::measure(on, args.quick, false);
         let elsewhere = report.as_ref().map(|_| on.label());
         let report = report.get_or_insert_with(|| Report::new(on, ceilings));
         let wanted = |name: &str| {
             args.filter.is_empty() || args.filter.iter().any(|text| name.contains(text))
         };
-        for (name, make) in cases(args.quick) {
+        for (name, make) in cases(args.quick, on.is_cpu()) {
             if !wanted(&name) {
                 continue;
             }
@@ -68,7 +70,7 @@ pub(super) fn measure(
             let mut case = make(&on.device);
             let mut works: Vec<&mut dyn FnMut()> = vec![&mut case.ours];
             works.extend(case.plain.as_mut().map(|plain| plain as &mut dyn FnMut()));
-            let measured = times(&on.device, effort, &mut works);
+            let measured = times(&on.device, effort.on(on), &mut works);
             let mut entry =
                 Entry::new(name, case.batch, measured[0]).bound_by(case.work, &ceilings);
             entry.plain_s = measured.get(1).map(|times| times.median);
@@ -89,10 +91,12 @@ pub(super) fn measure(
 type Make = (String, Box<dyn Fn(&Device) -> Case>);
 
 /// Everything there is, small where it only has to run.
-fn cases(quick: bool) -> Vec<Make> {
-    let images: &[[usize; 4]] = match quick {
-        true => &[[4, 1, 9, 9]],
-        false => &[[128, 1, 28, 28], [128, 3, 32, 32], [1024, 3, 32, 32]],
+fn cases(quick: bool, on_cpu: bool) -> Vec<Make> {
+    let images: &[[usize; 4]] = match (quick, on_cpu) {
+        (true, _) => &[[4, 1, 9, 9]],
+        (false, true) => &[[128, 1, 28, 28], [128, 3, 32, 32], [1024, 3, 32, 32]],
+        // The last is several times what a GPU's cache holds.
+        (false, false) => &[[128, 3, 32, 32], [1024, 3, 32, 32], [32768, 3, 32, 32]],
     };
     let mut cases: Vec<Make> = Vec::new();
     for &shape in images {

@@ -1,12 +1,21 @@
 //! Peak memory of this process, where the system tells.
 
+use crate::devices::Picked;
+
 /// Sets the peak back to what is in use now. Where that is refused, the peak is that of all measurements so far.
 pub(crate) fn forget_peak() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
-/// The most memory that was resident, in bytes: `VmHWM` of Linux.
-pub(crate) fn peak() -> Option<u64> {
+/// The most memory that was resident, in bytes: `VmHWM` of Linux. Of a GPU, what its allocator holds, which it gives back to nobody.
+pub(crate) fn peak(on: &Picked) -> Option<u64> {
+    match on.is_cpu() {
+        true => resident(),
+        false => Some(on.device.memory_pool_usage()?.bytes_reserved),
+    }
+}
+
+fn resident() -> Option<u64> {
     of_status(&std::fs::read_to_string("/proc/self/status").ok()?)
 }
 
@@ -29,7 +38,7 @@ mod tests {
         assert_eq!(of_status(status), Some(2 << 20));
         assert_eq!(of_status("Name:\tgauntlet\n"), None);
         if cfg!(target_os = "linux") {
-            assert!(peak().unwrap() > 1 << 20);
+            assert!(resident().unwrap() > 1 << 20);
         }
     }
 }

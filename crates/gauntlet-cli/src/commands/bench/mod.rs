@@ -110,4 +110,4 @@ pub(crate) fn gate(text: &str) -> Result<Gate, String> {
 }
 
 pub(crate) use compare::Gate as BenchGate;
-pub(crate) use train::{BenchModel, BenchObjective};
+pub(crate) use train::{BenchModel, BenchObjective, BenchPrecision};

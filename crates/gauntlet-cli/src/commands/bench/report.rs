@@ -89,6 +89,11 @@ impl Entry {
                 self.gflop_s = Some(rate);
                 self.bound_share = Some(rate / ceilings.matmul_gflop_s);
             }
+            Work::Bf16Flop(flop) => {
+                let rate = flop / self.median_s / 1e9;
+                self.gflop_s = Some(rate);
+                self.bound_share = ceilings.matmul_bf16_gflop_s.map(|ceiling| rate / ceiling);
+            }
         }
         self
     }
@@ -101,6 +106,8 @@ pub(crate) enum Work {
     Bytes(f64),
     /// Additions and multiplications.
     Flop(f64),
+    /// The same, most of them in `bf16`.
+    Bf16Flop(f64),
 }
 
 impl Report {
@@ -281,6 +288,7 @@ mod tests {
         let ceilings = Ceilings {
             copy_gb_s: 20.0,
             matmul_gflop_s: 200.0,
+            matmul_bf16_gflop_s: None,
         };
         let entry = Entry::new("train/pgd-10/lenet-madry".to_owned(), 128, times);
         Report {

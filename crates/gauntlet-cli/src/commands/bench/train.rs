@@ -35,10 +35,15 @@ pub(super) fn measure(
     for on in devices {
         let mut entries = Vec::new();
         for &model in &args.model {
-            for objective in &args.objective {
+            let ways = args.objective.iter().flat_map(|&objective| {
+                let precisions = args.precision.iter();
+                precisions.map(move |&precision| (objective, precision))
+            });
+            for (objective, precision) in ways {
                 let run = Run {
                     model,
-                    objective: *objective,
+                    objective,
+                    precision,
                     batch: args.batch.unwrap_or_else(|| model.batch(on.is_cpu())),
                     steps: args.steps,
                     warmup: args.warmup,
@@ -64,12 +69,17 @@ pub(super) fn measure(
                 memory::forget_peak();
                 let times = run.times(&plan, on)?;
                 let mut entry = Entry::new(run.name(), run.batch, times);
-                entry.peak_bytes = memory::peak();
-                entries.push((entry, Work::Flop(run.flop())));
+                entry.peak_bytes = memory::peak(on);
+                let work = match precision {
+                    BenchPrecision::F32 => Work::Flop(run.flop()),
+                    _ => Work::Bf16Flop(run.flop()),
+                };
+                entries.push((entry, work));
             }
         }
         // Last: the allocator keeps their memory for a while, and it is not that of a step.
-        let ceilings = Ceilings::measure(on, args.quick);
+        let bf16 = args.precision.iter().any(|&p| p != BenchPrecision::F32);
+        let ceilings = Ceilings::measure(on, args.quick, bf16);
         let elsewhere = report.as_ref().map(|_| on.label());
         let report = report.get_or_insert_with(|| Report::new(on, ceilings));
         report
@@ -202,9 +212,31 @@ impl FromStr for BenchObjective {
     }
 }
 
+/// In what it computes, as `train.precision` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum BenchPrecision {
+    /// `f32`.
+    F32,
+    /// The attack in `bf16`.
+    Bf16Attack,
+    /// All in `bf16`.
+    Bf16,
+}
+
+impl BenchPrecision {
+    fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16Attack => "bf16-attack",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
 struct Run {
     model: BenchModel,
     objective: BenchObjective,
+    precision: BenchPrecision,
     batch: usize,
     steps: usize,
     warmup: usize,
@@ -212,7 +244,11 @@ struct Run {
 
 impl Run {
     fn name(&self) -> String {
-        format!("train/{}/{}", self.objective.name(), self.model.name())
+        let (objective, model) = (self.objective.name(), self.model.name());
+        match self.precision {
+            BenchPrecision::F32 => format!("train/{objective}/{model}"),
+            other => format!("train/{objective}/{model}-{}", other.name()),
+        }
     }
 
     /// What a user would write, with no validation and no checkpoint on the way.
@@ -225,11 +261,13 @@ impl Run {
             threat = {{ norm = "linf", eps = "8/255" }}
             [train]
             epochs = 1
+            precision = "{precision}"
             optimizer = {{ kind = "sgd", momentum = 0.9, weight_decay = 5e-4 }}
             schedule = {{ kind = "constant", rate = 0.01 }}
             {objective}
             "#,
             batch = self.batch,
+            precision = self.precision.name(),
             model = self.model.toml(),
             objective = self.objective.toml(),
         );
@@ -339,6 +377,7 @@ mod tests {
         let run = Run {
             model: BenchModel::MnistCnn,
             objective: BenchObjective::Pgd(1),
+            precision: BenchPrecision::F32,
             batch: 2,
             steps: 3,
             warmup: 1,
