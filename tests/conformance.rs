@@ -81,6 +81,26 @@ fn vulkan_agrees_with_the_cpu_step_by_step() {
     );
 }
 
+/// The same on CUDA, where the test is asked to: its kernels are compiled on the way, which takes a minute.
+#[cfg(feature = "cuda")]
+#[test]
+fn cuda_agrees_with_the_cpu_step_by_step() {
+    match std::env::var_os("GAUNTLET_CUDA") {
+        Some(_) => {
+            ROUGH.store(true, std::sync::atomic::Ordering::Relaxed);
+            compare(&Device::cuda(0));
+        }
+        None => println!("SKIPPED: GAUNTLET_CUDA=1 runs it"),
+    }
+}
+
+/// Whether products are made in TF32, which keeps 10 of 23 bits.
+static ROUGH: AtomicBool = AtomicBool::new(false);
+
+fn rough() -> bool {
+    ROUGH.load(std::sync::atomic::Ordering::Relaxed)
+}
+
 /// Builds the layer that makes CubeCL compile through WGSL.
 fn layer(folder: &Path) -> Result<(), String> {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/vulkan");
@@ -317,7 +337,17 @@ fn gradients_and_attacks_agree(config: &ModelConfig, flex: &Device, vulkan: &Dev
     assert_eq!(a.weights, b.weights, "initial weights");
     close(&a.logits, &b.logits, 1e-4, "logits");
     close(&a.losses, &b.losses, 1e-4, "losses");
-    close(&a.input_gradient, &b.input_gradient, 1e-4, "input gradient");
+    if rough() {
+        // Where a `relu` is zero to rounding it may open or shut: single pixels of the gradient move, not the whole.
+        let size =
+            |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>().sqrt();
+        let both = a.input_gradient.iter().zip(&b.input_gradient);
+        let off = size(&mut both.map(|(a, b)| a - b)) / size(&mut a.input_gradient.iter().copied());
+        println!("input gradient: {off} of its length");
+        assert!(off < 0.1);
+    } else {
+        close(&a.input_gradient, &b.input_gradient, 1e-4, "input gradient");
+    }
     close(&a.l2, &b.l2, 1e-4, "L2 examples");
     close(&a.apgd, &b.apgd, 1e-3, "APGD examples");
     close(&a.fab, &b.fab, 1e-3, "FAB examples");
@@ -327,8 +357,12 @@ fn gradients_and_attacks_agree(config: &ModelConfig, flex: &Device, vulkan: &Dev
         .zip(&b.linf)
         .filter(|(a, b)| (*a - *b).abs() > 1e-5)
         .count();
+    println!(
+        "L-inf examples: {flipped} of {} pixels differ",
+        a.linf.len()
+    );
     assert!(
-        flipped * 100 <= a.linf.len(),
+        flipped * if rough() { 10 } else { 100 } <= a.linf.len(),
         "L-inf examples: {flipped} of {} pixels differ",
         a.linf.len()
     );
@@ -393,29 +427,39 @@ fn updates_agree(config: &ModelConfig, flex: &Device, vulkan: &Device) {
 
 /// The whole trainer: loader, augmentation, attack, average of the weights, validation.
 fn whole_runs_agree(flex: &Device, vulkan: &Device) {
-    let plan: Plan = toml::from_str(
+    run_agrees(r#"{ arch = "mlp", width = 16 }"#, flex, vulkan);
+    // A network of which every layer trains; too slow for a software driver.
+    if rough() {
+        run_agrees(r#"{ arch = "preact-resnet18" }"#, flex, vulkan);
+    }
+}
+
+fn run_agrees(model: &str, flex: &Device, vulkan: &Device) {
+    let plan: Plan = toml::from_str(&format!(
         r#"
         name = "conformance"
-        data = { source = "digits", validation = 16, limit = 32, batch_size = 16, augment = ["crop", "flip"] }
-        model = { arch = "mlp", width = 16 }
-        threat = { norm = "l2", eps = 0.5 }
+        data = {{ source = "digits", validation = 16, limit = 32, batch_size = 16, augment = ["crop", "flip"] }}
+        model = {model}
+        threat = {{ norm = "l2", eps = 0.5 }}
         [train]
         objective = "pgd"
         epochs = 2
-        interleave = { pattern = "mixed", adversarial = 0.5 }
-        optimizer = { kind = "sgd" }
-        schedule = { kind = "constant", rate = 0.1 }
-        ema = { decay = 0.9 }
-        attack = { steps = 2 }
+        interleave = {{ pattern = "mixed", adversarial = 0.5 }}
+        optimizer = {{ kind = "sgd" }}
+        schedule = {{ kind = "constant", rate = {rate} }}
+        ema = {{ decay = 0.9 }}
+        attack = {{ steps = 2 }}
         [evaluate]
-        attack = { steps = 2 }
+        attack = {{ steps = 2 }}
         "#,
-    )
+        rate = if model.contains("mlp") { 0.1 } else { 0.01 },
+    ))
     .unwrap();
     let plan = plan.resolved();
     let splits = load(&plan.data, Path::new(""), plan.seed).unwrap();
-    let run = |device: &Device| {
-        let folder = tempfile::tempdir().unwrap();
+    let run_in = |device: &Device, folder: &Path, epochs: u32| {
+        let mut plan = plan.clone();
+        plan.train.epochs = epochs;
         let description = Description {
             config: plan.model.clone(),
             shape: splits.train.shape,
@@ -427,7 +471,7 @@ fn whole_runs_agree(flex: &Device, vulkan: &Device) {
         let session = Session {
             plan: &plan,
             description: &description,
-            folder: folder.path(),
+            folder,
             label: "hardened",
             splits: &splits,
             device,
@@ -436,18 +480,33 @@ fn whole_runs_agree(flex: &Device, vulkan: &Device) {
             allow_inexact: false,
         };
         let fitted = fit(model, session).unwrap();
-        let metrics = std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
+        let metrics = std::fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
         let records: Vec<Record> = metrics
             .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
+            .map(|line| Record {
+                images_per_second: None,
+                ..serde_json::from_str(line).unwrap()
+            })
             .collect();
         (records, named::data(&fitted.model))
     };
+    let run = |device: &Device| run_in(device, tempfile::tempdir().unwrap().path(), 2);
     let (a, b) = (run(flex), run(vulkan));
     // No float atomics, no kernel chosen by the clock: twice the same is the same to the bit.
     assert_eq!(b.1, run(vulkan).1, "the same run twice on one device");
+    let folder = tempfile::tempdir().unwrap();
+    run_in(vulkan, folder.path(), 1);
+    let resumed = run_in(vulkan, folder.path(), 2);
+    assert_eq!(
+        b, resumed,
+        "a run that was interrupted after half of its steps"
+    );
     assert_eq!(a.0.len(), 6, "four steps and two validations");
     for (a, b) in a.0.iter().zip(&b.0) {
+        if rough() {
+            close(&[a.loss as f32], &[b.loss as f32], 1e-3, "loss of a run");
+            continue;
+        }
         assert_eq!(
             (a.step, a.kind, a.accuracy, a.robust_accuracy),
             (b.step, b.kind, b.accuracy, b.robust_accuracy)
@@ -499,8 +558,12 @@ fn close(a: &[f32], b: &[f32], share: f32, what: &str) {
             |most, d| if d > most || d.is_nan() { d } else { most },
         );
     if std::env::var_os("GAUNTLET_TALK").is_some() {
-        println!("{what}: {apart:e} of {scale}");
+        println!("{what}: {apart:e} of {scale}, {share:e} allowed");
     }
+    let share = match rough() && share >= 1e-4 {
+        true => 100.0 * share,
+        false => share,
+    };
     assert!(
         apart <= share * scale,
         "{what}: {apart} apart, with values up to {scale}"

@@ -9,7 +9,7 @@
 
 use burn::tensor::activation::relu;
 use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
-use burn::tensor::{Tensor, module};
+use burn::tensor::{FloatDType, Tensor, module};
 
 #[cfg(feature = "flex")]
 use after::After;
@@ -18,6 +18,8 @@ use after::After;
 mod after;
 #[cfg(feature = "flex")]
 mod flex;
+#[cfg(all(feature = "cube", not(feature = "fusion")))]
+mod gemm;
 #[cfg(feature = "flex")]
 mod lanes;
 #[cfg(feature = "flex")]
@@ -89,6 +91,17 @@ pub fn conv2d_relu_pool(
     pool(relu(plain(x, weight, bias, stride, padding)))
 }
 
+/// The weights of a convolution in another type, and in the order in memory that convolutions on their device like best: what many
+/// passes use unchanged need not be made ready in each.
+pub fn ready(weight: Tensor<4>, dtype: FloatDType) -> Tensor<4> {
+    let weight = weight.cast(dtype);
+    #[cfg(all(feature = "cube", not(feature = "fusion")))]
+    if crate::cube::is_cube(&weight.device()) {
+        return crate::cube::reorder(weight);
+    }
+    weight
+}
+
 fn pool(y: Tensor<4>) -> Tensor<4> {
     module::max_pool2d(y, MaxPoolOptions::new([2, 2]))
 }
@@ -102,6 +115,14 @@ fn plain(
 ) -> Tensor<4> {
     let dtype = x.dtype();
     let (weight, bias) = (weight.cast(dtype), bias.map(|bias| bias.cast(dtype)));
+    #[cfg(all(feature = "cube", not(feature = "fusion")))]
+    if gemm::takes(&x, &weight, padding) {
+        let y = gemm::conv2d(x, weight, stride, padding);
+        return match bias {
+            Some(bias) => y + bias.reshape([1, -1, 1, 1]),
+            None => y,
+        };
+    }
     let options = ConvOptions::new(stride, padding, [1, 1], 1);
     module::conv2d(x, weight, bias, options)
 }

@@ -9,6 +9,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, DispatchDevice, TensorMetadata, backend_extension};
 use burn::tensor::{DType, Device, Int, Tensor};
 use burn_cubecl::CubeBackend;
+use burn_cubecl::cubecl::ir::{ElemType, FloatKind};
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::cubecl::{calculate_cube_count_elemwise, tensor_vector_size_parallel};
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
@@ -17,7 +18,21 @@ use burn_cubecl::tensor::CubeTensor;
 use crate::noise::Words;
 use crate::update::{Adam, Sgd};
 
+#[cfg_attr(
+    feature = "fusion",
+    allow(unused_imports, reason = "burn fuses its own")
+)]
+pub(crate) use channels::{
+    affine, affine_gradient, channels_first, channels_last, patches, spread,
+};
+#[cfg(not(feature = "fusion"))]
+pub(crate) use moments::{constants, fold, moments, normal_gradients};
+
+#[cfg_attr(feature = "fusion", allow(dead_code, reason = "burn fuses its own"))]
+mod channels;
 mod crop;
+#[cfg(not(feature = "fusion"))]
+mod moments;
 mod philox;
 mod steps;
 mod updates;
@@ -34,6 +49,7 @@ pub(crate) fn takes<const D: usize>(tensors: &[&Tensor<D>]) -> bool {
         .all(|x| is_cube(&x.device()) && x.dtype() == DType::F32)
 }
 
+#[cfg_attr(feature = "fusion", allow(dead_code, reason = "burn fuses its own"))]
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"))]
 trait Kernels: Backend {
     #[fusion(dtype = x, shape = x)]
@@ -123,6 +139,9 @@ trait Kernels: Backend {
         second: FloatTensor<Self>,
         by: Adam,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    #[fusion(dtype = x, shape = x)]
+    fn reorder(x: FloatTensor<Self>) -> FloatTensor<Self>;
 
     #[fusion(dtype = old, shape = old)]
     fn blend(
@@ -221,6 +240,10 @@ impl Kernels for CubeBackend {
         by: Adam,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
         updates::adam(weights, gradient, first, second, by)
+    }
+
+    fn reorder(x: CubeTensor) -> CubeTensor {
+        channels_first(channels_last(x))
     }
 
     fn blend(old: CubeTensor, new: CubeTensor, kept: f32, added: f32) -> CubeTensor {
@@ -360,9 +383,24 @@ pub(crate) fn blend<const D: usize>(
     Tensor::from_dispatch(<Dispatch as Kernels>::blend(old, new, kept, added))
 }
 
+/// The same values, in the order of [`channels_last`] in memory.
+#[cfg(not(feature = "fusion"))]
+pub(crate) fn reorder(x: Tensor<4>) -> Tensor<4> {
+    Tensor::from_dispatch(<Dispatch as Kernels>::reorder(x.into_dispatch()))
+}
+
 /// A new tensor of the same shape.
 fn like(x: &CubeTensor) -> CubeTensor {
     empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), x.shape(), x.dtype)
+}
+
+/// What CubeCL calls the type of floats.
+pub(crate) fn elem(dtype: DType) -> ElemType {
+    match dtype {
+        DType::BF16 => ElemType::Float(FloatKind::BF16),
+        DType::F32 => ElemType::Float(FloatKind::F32),
+        other => unreachable!("kernels take f32 and bf16, not {other:?}"),
+    }
 }
 
 /// How many values at a time all of these can be read and written by.

@@ -13,7 +13,7 @@ mod norm;
 pub mod perturb;
 pub mod update;
 
-pub use conv::{conv2d, conv2d_relu, conv2d_relu_pool};
+pub use conv::{conv2d, conv2d_relu, conv2d_relu_pool, ready};
 pub use noise::{NoiseKey, Stream};
 pub use norm::{batch_norm, batch_norm_train};
 

@@ -1,13 +1,16 @@
 //! Normalisation of channels and the `relu` behind it, which residual networks do as often as they convolve.
 //!
 //! In plain tensor operations they are six passes over an activation, and on burn's CPU backend each is one thread's. Loops of this
-//! crate (feature `flex`) make them one, on all threads; on every other backend they are burn's own operations, which those fuse.
+//! crate (feature `flex`) make them one, on all threads. On GPUs (feature `cube`) they are kernels too; with `fusion` they are
+//! burn's own operations.
 //!
 //! Scale, shift and statistics are `f32` whatever the type of `x`.
 
 use burn::tensor::activation;
 use burn::tensor::{Tensor, module};
 
+#[cfg(all(feature = "cube", not(feature = "fusion")))]
+mod cube;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "flex")]
@@ -27,6 +30,12 @@ pub fn batch_norm(
     epsilon: f64,
     relu: bool,
 ) -> Tensor<4> {
+    #[cfg(all(feature = "cube", not(feature = "fusion")))]
+    if cube::takes(&x, &[&gamma, &beta, &mean, &variance])
+        && ![&gamma, &beta].iter().any(|t| t.is_tracked())
+    {
+        return cube::affine(x, [gamma, beta], [mean, variance], epsilon as f32, relu);
+    }
     #[cfg(feature = "flex")]
     let ours = flex::takes(&x, &[&gamma, &beta, &mean, &variance]);
     let scale = gamma * variance.add_scalar(epsilon).sqrt().recip();
@@ -62,6 +71,13 @@ pub fn batch_norm_train(
         };
         let (mean, variance) = (part(0), part(1));
         let y = flex::normalise(x, gamma, beta, moments, epsilon as f32, relu);
+        return (y, mean, variance);
+    }
+    #[cfg(all(feature = "cube", not(feature = "fusion")))]
+    if cube::takes(&x, &[&gamma, &beta]) {
+        let moments = cube::moments(plain(x.clone()));
+        let y = cube::normalise(x, [gamma, beta], moments.clone(), epsilon as f32, relu);
+        let [mean, variance] = moments;
         return (y, mean, variance);
     }
     let dtype = x.dtype();

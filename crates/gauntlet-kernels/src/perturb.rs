@@ -95,6 +95,11 @@ pub fn project_linf<const D: usize>(
             }
         });
     }
+    #[cfg(feature = "cube")]
+    if crate::cube::takes(&[&x, &x0]) {
+        // A step of length 0, in whatever direction.
+        return crate::cube::linf_step(x.clone(), x0, x, 0.0, eps, bounds);
+    }
     let delta = (x - x0.clone()).clamp(-eps, eps);
     (x0 + delta).clamp(bounds.0, bounds.1)
 }

@@ -26,4 +26,4 @@ pub mod weights;
 pub use classifier::{Classifier, detached};
 pub use config::{Activation, Arch, Description, ModelConfig, ModelError};
 pub use network::Network;
-pub use precision::Computing;
+pub use precision::{Computing, made_ready};

@@ -1,4 +1,6 @@
+use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{FloatDType, Tensor};
+use gauntlet_kernels::{on_host, ready};
 
 use crate::Classifier;
 
@@ -22,6 +24,26 @@ impl<const D: usize, M: Classifier<D> + ?Sized> Classifier<D> for Computing<'_, 
     fn features(&self, x: Tensor<D>) -> Tensor<2> {
         let features = self.model.features(x.cast(self.dtype));
         features.cast(FloatDType::F32)
+    }
+}
+
+/// `model`, untracked, with the weights of its convolutions made ready for many passes in `dtype`: see
+/// [`ready`](gauntlet_kernels::ready). On the CPU it is `model` itself.
+pub fn made_ready<M: Module>(model: M, dtype: FloatDType) -> M {
+    model.map(&mut Ready(dtype))
+}
+
+struct Ready(FloatDType);
+
+impl ModuleMapper for Ready {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if D != 4 || on_host(&param.val().device()) {
+            return param;
+        }
+        param.map(|weight| {
+            let weight = Tensor::<4>::from_dispatch(weight.into_dispatch());
+            Tensor::from_dispatch(ready(weight, self.0).into_dispatch())
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use burn::tensor::{FloatDType, Tensor};
 use gauntlet_attacks::Noise;
 use gauntlet_data::Batch;
 use gauntlet_kernels::{NoiseKey, Stream};
-use gauntlet_models::{Classifier, Computing, detached, named};
+use gauntlet_models::{Classifier, Computing, detached, made_ready, named};
 
 use crate::awp;
 use crate::objective::{Crafted, Loss, Method, Net, Outer, Pace, Scene, apart, standard};
@@ -80,19 +80,22 @@ impl<M: Module + Classifier<4> + Sync> Run<'_, M> {
     }
 
     fn craft(&mut self, epoch: u32, batch: &Batch, attacked: usize, pace: Pace) -> Crafted {
-        let frozen = self.model.valid();
+        let in_bf16 = self.session.plan.train.precision.attacks_in_bf16();
+        let dtype = if in_bf16 {
+            FloatDType::BF16
+        } else {
+            FloatDType::F32
+        };
+        let frozen = made_ready(self.model.valid(), dtype);
         let half = Computing {
             model: &frozen,
-            dtype: FloatDType::BF16,
+            dtype,
         };
         // An attempt after a roll-back has other noise: the same would lead to the same collapse.
         let key = NoiseKey::new(self.session.plan.seed, Stream::TrainAttack)
             .at(epoch, self.state.step as u32);
         let scene = Scene {
-            model: match self.session.plan.train.precision.attacks_in_bf16() {
-                true => &half,
-                false => &frozen,
-            },
+            model: if in_bf16 { &half } else { &frozen },
             x: batch.images.clone(),
             second: batch.second.clone(),
             y: batch.labels.clone(),
