@@ -1132,6 +1132,19 @@ mod tests {
     }
 
     #[test]
+    fn networks_that_compute_in_f32_only_are_refused_in_bf16() {
+        let mut plan: Plan = toml::from_str(SMALLEST).unwrap();
+        plan.train.precision = Precision::Bf16Attack;
+        plan.check().unwrap();
+        plan.model.arch = Arch::Vit;
+        let error = plan.check().unwrap_err().to_string();
+        assert!(
+            error.contains("train.precision") && error.contains("`vit`"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn l0_is_refused_by_its_key() {
         let plan = |norm: &str| SMALLEST.replace("linf", norm).parse::<Plan>();
         let error = plan("l0").unwrap_err().to_string();

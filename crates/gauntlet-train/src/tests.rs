@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 use gauntlet_data::{Dataset, Splits};
 use gauntlet_models::{Classifier, Description, Network, weights};
 
 use crate::{
-    Event, Fitted, MetricSink, Objective, Plan, Record, Session, Split, TrainError, checkpoint, fit,
+    Event, Fitted, MetricSink, Objective, Plan, Precision, Record, Session, Split, TrainError,
+    checkpoint, fit,
 };
 
 /// Two classes of 1x8x8 images, bright left or bright right, with a little texture.
@@ -240,6 +241,8 @@ fn every_method_in_pieces_is_the_method_in_one_go_bit_for_bit() {
                 "norm_layers = \"split-clean\"".to_owned(),
             ),
             (Objective::Trades, "swa = { from_epoch = 1 }".to_owned()),
+            (Objective::Pgd, "precision = \"bf16\"".to_owned()),
+            (Objective::Trades, "precision = \"bf16-attack\"".to_owned()),
             (
                 Objective::Pgd,
                 "curriculum = [{ epoch = 0, steps = 1, eps = 0.5 }, { epoch = 1, steps = 3 }]"
@@ -288,6 +291,30 @@ fn every_method_in_pieces_is_the_method_in_one_go_bit_for_bit() {
             assert!(expected == found, "{objective} {table}: {name} differs");
         }
         assert_eq!(whole.len(), pieces.len());
+    }
+}
+
+/// Arithmetic in `bf16` is another run, that learns as well; checkpoints hold `f32`.
+#[test]
+fn a_run_in_bf16_learns_and_keeps_f32() {
+    let trained = |precision: Precision| {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = plan(|plan| plan.train.precision = precision);
+        let fitted = run(folder.path(), &plan, None).unwrap();
+        let data = gauntlet_models::named::data(&fitted.model);
+        assert!(data.values().all(|data| data.dtype() == DType::F32));
+        let text = std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
+        let last: Record = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        (
+            weights::hashes(&fitted.model),
+            last.robust_accuracy.unwrap(),
+        )
+    };
+    let [exact, attack, all] =
+        [Precision::F32, Precision::Bf16Attack, Precision::Bf16].map(trained);
+    assert!(exact.0 != attack.0 && attack.0 != all.0 && exact.0 != all.0);
+    for (_, robust) in [exact, attack, all] {
+        assert!(robust > 0.9, "{robust}");
     }
 }
 
