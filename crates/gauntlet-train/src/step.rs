@@ -86,7 +86,10 @@ impl<M: Module + Classifier<4> + Sync> Run<'_, M> {
         } else {
             FloatDType::F32
         };
-        let frozen = made_ready(self.model.valid(), dtype);
+        let frozen = match attacked {
+            0 => self.model.valid(),
+            _ => made_ready(self.model.valid(), dtype),
+        };
         let half = Computing {
             model: &frozen,
             dtype,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, FloatDType, Tensor};
 use gauntlet_attacks::{Init, Keep, Pgd};
 use gauntlet_data::picture::{self, Example};
 use gauntlet_data::{Loader, Splits};
@@ -21,8 +21,8 @@ use crate::run_dir::write_atomic;
 use crate::sinks::Sinks;
 use crate::validation::{Validation, validate};
 use crate::{
-    Event, Kind, MetricSink, NormLayers, Objective, OnOverfitting, Optimizer, Plan, Record, Split,
-    TrainError, awp,
+    Event, Kind, MetricSink, NormLayers, Objective, OnOverfitting, Optimizer, Plan, PlanError,
+    Precision, Record, Split, TrainError, awp,
 };
 
 /// What a training needs besides the network.
@@ -146,6 +146,14 @@ impl<'a, M: Module + Classifier<4> + Sync> Run<'a, M> {
     fn new(model: M, session: Session<'a>) -> Result<Self, TrainError> {
         let plan = session.plan;
         plan.check()?;
+        if plan.train.precision != Precision::F32
+            && !session.device.supports_dtype(FloatDType::BF16)
+        {
+            let key = "train.precision".to_owned();
+            let problem = "this device does not compute in bf16; choose `f32`".to_owned();
+            let problems = vec![(key, problem)];
+            return Err(PlanError { problems }.into());
+        }
         let loader = loader(plan, session.splits, session.device);
         let per_epoch = loader.steps_per_epoch() as u64;
         if per_epoch == 0 {
