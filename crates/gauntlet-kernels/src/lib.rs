@@ -25,6 +25,30 @@ pub fn on_host(device: &burn::tensor::Device) -> bool {
     format!("{device:?}").contains("Flex")
 }
 
+/// Random tensors for tests, the same in every run: burn's generator is one of the process, which tests share in an order of chance.
+#[cfg(test)]
+mod samples {
+    use std::cell::RefCell;
+
+    use burn::tensor::{Device, Tensor, TensorData};
+    use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+    thread_local! {
+        // Each test has a thread of its own.
+        static NUMBERS: RefCell<StdRng> = RefCell::new(StdRng::seed_from_u64(0));
+    }
+
+    pub(crate) fn uniform<const D: usize>(shape: [usize; D], low: f32, high: f32) -> Tensor<D> {
+        let values = NUMBERS.with_borrow_mut(|numbers| {
+            let count = shape.iter().product();
+            (0..count)
+                .map(|_| numbers.random_range(low..high))
+                .collect::<Vec<f32>>()
+        });
+        Tensor::from_data(TensorData::new(values, shape), &Device::flex())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;

@@ -99,13 +99,10 @@ fn plain<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 
 #[cfg(all(test, feature = "flex"))]
 mod tests {
-    use burn::tensor::{Device, Distribution};
+    use burn::tensor::Device;
 
     use super::*;
-
-    fn random<const D: usize>(shape: [usize; D], low: f64, high: f64) -> Tensor<D> {
-        Tensor::random(shape, Distribution::Uniform(low, high), &Device::flex())
-    }
+    use crate::samples::uniform as random;
 
     fn assert_close<const D: usize>(ours: Tensor<D>, burns: Tensor<D>, what: &str) {
         assert_eq!(ours.dims(), burns.dims(), "{what}");

@@ -310,10 +310,7 @@ mod tests {
     #[test]
     fn rows_and_tensors_take_the_same_step() {
         let shape = [5, 2, 7, 9];
-        let random = |low, high| {
-            let distribution = burn::tensor::Distribution::Uniform(low, high);
-            Tensor::<4>::random(shape, distribution, &Device::flex())
-        };
+        let random = |low, high| crate::samples::uniform(shape, low, high);
         let x0 = random(-0.2, 1.2).clamp(0.0, 1.0);
         let x = (x0.clone() + random(-0.2, 0.2)).clamp(0.0, 1.0);
         let scales = Tensor::<1>::from_floats([1.0, 1e-9, 0.0, 1e9, 1e-4], &Device::flex());

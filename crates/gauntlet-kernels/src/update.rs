@@ -243,12 +243,13 @@ fn changed<const N: usize>(
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, Distribution};
+    use burn::tensor::Device;
 
     use super::*;
+    use crate::samples;
 
     fn random(length: usize) -> Tensor<1> {
-        Tensor::random([length], Distribution::Uniform(-1.0, 1.0), &Device::flex())
+        samples::uniform([length], -1.0, 1.0)
     }
 
     fn same(ours: &Tensor<1>, plain: &Tensor<1>, what: &str) {

@@ -71,10 +71,11 @@ pub(super) fn plan(
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, Distribution, Tensor, TensorData};
+    use burn::tensor::{Device, Tensor, TensorData};
 
     use super::*;
     use crate::conv::{conv2d, plain};
+    use crate::samples;
 
     const G: Geometry = Geometry {
         inputs: 3,
@@ -140,10 +141,8 @@ mod tests {
     /// burn changes a tensor in place where nobody else holds it.
     #[test]
     fn weights_that_change_are_packed_anew() {
-        let device = Device::flex();
-        let uniform = Distribution::Uniform(-1.0, 1.0);
-        let x = Tensor::<4>::random([5, 3, 6, 6], uniform, &device);
-        let mut weight = Tensor::<4>::random([9, 3, 3, 3], uniform, &device);
+        let x = samples::uniform([5, 3, 6, 6], -1.0, 1.0);
+        let mut weight = samples::uniform([9, 3, 3, 3], -1.0, 1.0);
         let changes: [fn(Tensor<4>) -> Tensor<4>; 5] = [
             |w| w.mul_scalar(1.5),
             |w| w.clamp(-0.5, 0.5),
