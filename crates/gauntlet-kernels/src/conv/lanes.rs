@@ -11,6 +11,7 @@
 //! `macerator`, which burn's CPU backend uses too, compiles them for each instruction set and picks one at run time.
 
 use std::cell::Cell;
+use std::ops::Range;
 
 use macerator::{AutoArch, Scalar, Simd, Vector, WithSimd};
 use rayon::prelude::*;
@@ -187,14 +188,17 @@ fn weight_gradient_by<const L: usize>(
         .collect();
     let taps = g.tap_offsets(&input);
     let (mut dw, mut db) = (vec![0.0; g.outputs * taps.len()], vec![0.0; g.outputs]);
-    dw.par_chunks_mut(CHANNELS * taps.len())
-        .zip(db.par_chunks_mut(CHANNELS))
+    // Groups of channels that are summed by one thread read what it has in its cache; each thread has two jobs at least.
+    let groups = g.outputs.div_ceil(CHANNELS) / (2 * threads());
+    let channels = CHANNELS * groups.clamp(1, GROUPS);
+    dw.par_chunks_mut(channels * taps.len())
+        .zip(db.par_chunks_mut(channels))
         .enumerate()
-        .for_each(|(group, (dw, db))| {
+        .for_each(|(job, (dw, db))| {
             AutoArch::new().dispatch(Dots {
                 blocks: &blocks,
                 taps: &taps,
-                first: group * CHANNELS,
+                first: job * channels,
                 size,
                 steps: [g.stride[0] * input.padded[1], g.stride[1]],
                 dw,
@@ -432,6 +436,15 @@ const NEAR: usize = 128 << 10;
 
 /// The same of the first cache, of 32 kB or more.
 const NEAREST: usize = 24 << 10;
+
+/// Sums of a weight gradient are read and written for each part of the output: not for fewer positions.
+const LEAST_POSITIONS: usize = 64;
+
+/// Groups of channels that go through the same taps together, as many as are worth it.
+const GROUPS: usize = 4;
+
+/// Groups of taps whose sums are held at a time.
+const TAPS_AT_A_TIME: usize = 64;
 
 /// Fewer weights than this are packed by one thread.
 const SMALL: usize = 1 << 15;
@@ -934,7 +947,7 @@ impl<const L: usize> WithSimd for Turn<'_, L> {
     }
 }
 
-/// Sums over all images, positions and lanes of `dy[channel] * x[tap]`, for a few channels and each tap; and of `dy[channel]`.
+/// Sums over all images, positions and lanes of `dy[channel] * x[tap]`, for some channels and each tap; and of `dy[channel]`.
 struct Dots<'a, const L: usize> {
     /// `x` and `dy` of each block.
     blocks: &'a [[Vec<Lanes<L>>; 2]],
@@ -975,95 +988,168 @@ impl<const L: usize> Dots<'_, L> {
             *db = total(sum);
         }
         // What is missing in a last group of taps, or of channels, is computed twice rather than apart.
-        let group: [usize; CHANNELS] =
-            std::array::from_fn(|c| (self.first + c.min(channels - 1)) * area);
-        for (t, chosen) in self.taps.chunks(T).enumerate() {
-            let taps: [usize; T] = std::array::from_fn(|i| chosen[i.min(chosen.len() - 1)]);
-            let sums = match f32::lanes::<S>() == L {
-                true => dot::<S, L, T>(self.blocks, taps, group, self.size, self.steps),
-                false => dot_of_lanes::<S, L, T>(self.blocks, taps, group, self.size, self.steps),
-            };
-            for (dw, sums) in self.dw.chunks_exact_mut(self.taps.len()).zip(sums) {
-                let to = &mut dw[T * t..][..chosen.len()];
-                to.copy_from_slice(&sums[..to.len()]);
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn dot<S: Simd, const L: usize, const T: usize>(
-    blocks: &[[Vec<Lanes<L>>; 2]],
-    taps: [usize; T],
-    channels: [usize; CHANNELS],
-    [rows, columns]: [usize; 2],
-    [row, column]: [usize; 2],
-) -> [[f32; T]; CHANNELS] {
-    // Vectors by name: of so many sums in arrays, LLVM makes no registers.
-    let mut sums = [[0.0.splat::<S>(); T]; CHANNELS];
-    for [x, dy] in blocks {
-        for i in 0..rows {
-            let (at, window) = (i * row, (columns - 1) * column + 1);
-            let mut x_rows = [&x[..window]; T];
-            for t in 0..T {
-                x_rows[t] = &x[taps[t] + at..][..window];
-            }
-            let mut rows = [&dy[..columns]; CHANNELS];
-            for c in 0..CHANNELS {
-                rows[c] = &dy[channels[c] + i * columns..][..columns];
-            }
-            for j in 0..columns {
-                let mut here = [0.0.splat::<S>(); T];
-                for t in 0..T {
-                    here[t] = vector::<S, L>(&x_rows[t][j * column]);
+        let groups: Vec<[usize; CHANNELS]> = (0..channels)
+            .step_by(CHANNELS)
+            .map(|group| {
+                std::array::from_fn(|c| (self.first + (group + c).min(channels - 1)) * area)
+            })
+            .collect();
+        let all = self.taps.len();
+        for first in (0..all).step_by(T * TAPS_AT_A_TIME) {
+            let taps = &self.taps[first..all.min(first + T * TAPS_AT_A_TIME)];
+            let length = taps.len().div_ceil(T);
+            let mut sums = vec![[[[0.0; L]; CHANNELS]; T]; groups.len() * length];
+            for part in self.parts() {
+                for (sums, group) in sums.chunks_exact_mut(length).zip(&groups) {
+                    for (sums, chosen) in sums.iter_mut().zip(taps.chunks(T)) {
+                        let taps = std::array::from_fn(|i| chosen[i.min(chosen.len() - 1)]);
+                        match f32::lanes::<S>() == L {
+                            true => part.dot::<S, T>(taps, *group, sums),
+                            false => part.dot_of_lanes::<S, T>(taps, *group, sums),
+                        }
+                    }
                 }
-                for c in 0..CHANNELS {
-                    let dy = vector::<S, L>(&rows[c][j]);
-                    for t in 0..T {
-                        sums[c][t] = dy.mul_add(here[t], sums[c][t]);
+            }
+            let groups = self.dw.chunks_mut(CHANNELS * all);
+            for (sums, dw) in sums.chunks_exact(length).zip(groups) {
+                for (t, at) in (first..first + taps.len()).enumerate() {
+                    let totals = totals(&sums[t / T][t % T]);
+                    for (dw, total) in dw[at..].iter_mut().step_by(all).zip(totals) {
+                        *dw = total;
                     }
                 }
             }
         }
     }
-    sums.map(|taps| taps.map(|sum| total(lanes::<S, L>(sum))))
+
+    /// All rows of all blocks, in order, in parts whose `dy` stays in the first cache while tap after tap is gone through.
+    fn parts(&self) -> impl Iterator<Item = Part<'_, L>> {
+        let [rows, columns] = self.size;
+        let row = CHANNELS * columns * size_of::<Lanes<L>>();
+        let fit = (NEAREST / 2 / row).max(LEAST_POSITIONS.div_ceil(columns));
+        let (blocks, rows_at_once) = ((fit / rows).max(1), fit.min(rows));
+        self.blocks.chunks(blocks).flat_map(move |blocks| {
+            (0..rows).step_by(rows_at_once).map(move |row| Part {
+                blocks,
+                rows: row..rows.min(row + rows_at_once),
+                columns,
+                steps: self.steps,
+            })
+        })
+    }
 }
 
-/// [`dot`] where the lanes are no vector of this machine.
-#[inline(always)]
-fn dot_of_lanes<S: Simd, const L: usize, const T: usize>(
-    blocks: &[[Vec<Lanes<L>>; 2]],
-    taps: [usize; T],
-    channels: [usize; CHANNELS],
-    [rows, columns]: [usize; 2],
-    [row, column]: [usize; 2],
-) -> [[f32; T]; CHANNELS] {
-    let mut sums = [[[0.0; L]; T]; CHANNELS];
-    for [x, dy] in blocks {
-        for i in 0..rows {
-            let (at, window) = (i * row, (columns - 1) * column + 1);
-            let mut x_rows = [&x[..window]; T];
+/// Rows of the output, the same ones of some blocks.
+struct Part<'a, const L: usize> {
+    blocks: &'a [[Vec<Lanes<L>>; 2]],
+    rows: Range<usize>,
+    columns: usize,
+    steps: [usize; 2],
+}
+
+impl<const L: usize> Part<'_, L> {
+    /// Goes on with the sums of `dy[channel] * x[tap]`.
+    #[inline(always)]
+    fn dot<S: Simd, const T: usize>(
+        &self,
+        taps: [usize; T],
+        channels: [usize; CHANNELS],
+        to: &mut [[Lanes<L>; CHANNELS]; T],
+    ) {
+        let (columns, [row, column]) = (self.columns, self.steps);
+        // Vectors by name: of so many sums in arrays, LLVM makes no registers.
+        let mut sums = [[0.0.splat::<S>(); T]; CHANNELS];
+        for c in 0..CHANNELS {
             for t in 0..T {
-                x_rows[t] = &x[taps[t] + at..][..window];
+                sums[c][t] = vector::<S, L>(&to[t][c]);
             }
-            let mut rows = [&dy[..columns]; CHANNELS];
-            for c in 0..CHANNELS {
-                rows[c] = &dy[channels[c] + i * columns..][..columns];
-            }
-            for j in 0..columns {
+        }
+        for [x, dy] in self.blocks {
+            for i in self.rows.clone() {
+                let (at, window) = (i * row, (columns - 1) * column + 1);
+                let mut x_rows = [&x[..window]; T];
+                for t in 0..T {
+                    x_rows[t] = &x[taps[t] + at..][..window];
+                }
+                let mut rows = [&dy[..columns]; CHANNELS];
                 for c in 0..CHANNELS {
-                    let dy = rows[c][j];
+                    rows[c] = &dy[channels[c] + i * columns..][..columns];
+                }
+                for j in 0..columns {
+                    let mut here = [0.0.splat::<S>(); T];
                     for t in 0..T {
-                        let x = x_rows[t][j * column];
-                        for l in 0..L {
-                            sums[c][t][l] = mul_add::<S>(dy[l], x[l], sums[c][t][l]);
+                        here[t] = vector::<S, L>(&x_rows[t][j * column]);
+                    }
+                    for c in 0..CHANNELS {
+                        let dy = vector::<S, L>(&rows[c][j]);
+                        for t in 0..T {
+                            sums[c][t] = dy.mul_add(here[t], sums[c][t]);
                         }
                     }
                 }
             }
         }
+        for c in 0..CHANNELS {
+            for t in 0..T {
+                to[t][c] = lanes::<S, L>(sums[c][t]);
+            }
+        }
     }
-    sums.map(|taps| taps.map(total))
+
+    /// [`Self::dot`] where the lanes are no vector of this machine.
+    #[inline(always)]
+    fn dot_of_lanes<S: Simd, const T: usize>(
+        &self,
+        taps: [usize; T],
+        channels: [usize; CHANNELS],
+        to: &mut [[Lanes<L>; CHANNELS]; T],
+    ) {
+        let (columns, [row, column]) = (self.columns, self.steps);
+        let mut sums = *to;
+        for [x, dy] in self.blocks {
+            for i in self.rows.clone() {
+                let (at, window) = (i * row, (columns - 1) * column + 1);
+                let mut x_rows = [&x[..window]; T];
+                for t in 0..T {
+                    x_rows[t] = &x[taps[t] + at..][..window];
+                }
+                let mut rows = [&dy[..columns]; CHANNELS];
+                for c in 0..CHANNELS {
+                    rows[c] = &dy[channels[c] + i * columns..][..columns];
+                }
+                for j in 0..columns {
+                    for c in 0..CHANNELS {
+                        let dy = rows[c][j];
+                        for t in 0..T {
+                            let x = x_rows[t][j * column];
+                            for l in 0..L {
+                                sums[t][c][l] = mul_add::<S>(dy[l], x[l], sums[t][c][l]);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        *to = sums;
+    }
+}
+
+/// [`total`] of each, together.
+#[inline(always)]
+fn totals<const L: usize>(sums: &[Lanes<L>; CHANNELS]) -> [f32; CHANNELS] {
+    let mut sums = *sums;
+    let mut half = L / 2;
+    while half >= 4 {
+        for sum in &mut sums {
+            for l in 0..half {
+                sum[l] += sum[l + half];
+            }
+        }
+        half /= 2;
+    }
+    let [a, b, c, d] = sums.map(|sum| four(&sum, 0));
+    let lanes = transpose(a, b, c, d);
+    std::array::from_fn(|i| (lanes[0][i] + lanes[2][i]) + (lanes[1][i] + lanes[3][i]))
 }
 
 /// The sum of a vector's lanes, by halves: one after the other would take as long as all products of a small image.
