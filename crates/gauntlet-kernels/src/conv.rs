@@ -24,6 +24,8 @@ mod gemm;
 mod lanes;
 #[cfg(feature = "flex")]
 mod packed;
+#[cfg(all(feature = "cube", not(feature = "fusion")))]
+mod tiles;
 
 /// Two-dimensional convolution with zeros around the image: `y[n,o] = b[o] + sum_c w[o,c] * x[n,c]`.
 ///

@@ -6,6 +6,8 @@ use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use gauntlet_models::named;
 
+use crate::sums::total;
+
 /// `model` with each weight tensor of two dimensions or more moved by `gamma |w| g / |g|` along its gradient `g` (eq. 8 and 10,
 /// one step). Biases and normalisation stay, as in the published code. Parameters keep their ids; `model` is left as it was.
 pub(crate) fn perturbed<M: Module>(model: M, gradients: GradientsParams, gamma: f64) -> M {
@@ -40,11 +42,7 @@ impl ModuleMapper for Perturb {
         };
         let tracked = value.is_require_grad();
         let plain = value.inner();
-        // `sum_dim`, not `sum`: the latter may use float atomics.
-        let length = |tensor: &Tensor<D>| {
-            let flat = tensor.clone().flatten::<1>(0, D - 1);
-            flat.square().sum_dim(0).sqrt()
-        };
+        let length = |tensor: &Tensor<D>| total(tensor.clone().square()).sqrt();
         let scale = length(&plain) / length(&gradient).add_scalar(1e-20);
         let shape = [1; D];
         let moved = plain + gradient * scale.mul_scalar(self.gamma).reshape(shape);
@@ -65,9 +63,9 @@ pub(crate) fn not_finite<M: Module>(model: &M) -> Option<String> {
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             self.1.push(self.0.name());
-            let flat = param.val().inner().flatten::<1>(0, D - 1);
+            let value = param.val().inner();
             // x - x is 0 for numbers and NaN for what is none.
-            self.2.push((flat.clone() - flat).sum_dim(0));
+            self.2.push(total(value.clone() - value));
         }
     }
     let mut sums = Sums(named::Path::default(), Vec::new(), Vec::new());

@@ -19,6 +19,7 @@ mod schedule;
 mod sink;
 mod sinks;
 mod step;
+mod sums;
 mod tensorboard;
 mod trainer;
 mod validation;

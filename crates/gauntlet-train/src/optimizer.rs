@@ -14,6 +14,7 @@ use gauntlet_kernels::update::{Adam, Sgd};
 use gauntlet_models::named;
 
 use crate::OptimizerConfig;
+use crate::sums::total;
 
 /// First-order update of every parameter that has a gradient.
 #[derive(Debug, Clone)]
@@ -253,8 +254,7 @@ pub fn clip_global_norm<M: Module>(
     if norms.sums.is_empty() {
         return gradients;
     }
-    // `sum_dim`, not `sum`: the latter may use float atomics, and the same run twice must be the same run.
-    let norm = Tensor::cat(norms.sums, 0).sum_dim(0).sqrt();
+    let norm = total(Tensor::cat(norms.sums, 0)).sqrt();
     let scale = norm
         .add_scalar(1e-6)
         .recip()
@@ -277,8 +277,7 @@ struct SquaredNorms<'a> {
 impl ModuleVisitor for SquaredNorms<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.get::<D>(param.id) {
-            self.sums
-                .push(gradient.flatten::<1>(0, D - 1).square().sum_dim(0));
+            self.sums.push(total(gradient.square()));
         }
     }
 }

@@ -31,6 +31,7 @@ use cubek::convolution::{
 use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
 use cubek::std::InputBinding;
 
+use super::tiles::{self, Product};
 use crate::cube::{channels_first, channels_last, elem, fold, patches, spread};
 
 /// Whether the kernels can do this: a GPU, one type for both, and something to compute.
@@ -68,9 +69,9 @@ trait GemmConv: Backend {
 
 /// Where and how far a kernel goes.
 #[derive(Clone, Copy, Debug)]
-struct Window {
-    stride: [usize; 2],
-    padding: [usize; 2],
+pub(super) struct Window {
+    pub(super) stride: [usize; 2],
+    pub(super) padding: [usize; 2],
 }
 
 impl Window {
@@ -87,7 +88,7 @@ impl Window {
     }
 }
 
-/// Ways to multiply, the best first.
+/// CubeK's own ways to multiply, for devices on which ours is none, the best first.
 const WAYS: [(ConvAlgorithm, AcceleratedTileKind); 3] = [
     (ConvAlgorithm::SimpleAsyncStrided, AcceleratedTileKind::Mma),
     (ConvAlgorithm::SimpleSyncStrided, AcceleratedTileKind::Mma),
@@ -96,11 +97,14 @@ const WAYS: [(ConvAlgorithm, AcceleratedTileKind); 3] = [
 
 /// Has the first of the ways that takes the operands do it. `None` if none does.
 fn multiply(
+    product: Product,
     [lhs, rhs]: [&CubeTensor; 2],
     out: CubeTensor,
     window: Window,
-    inputs: impl Fn([InputBinding; 2], &CubeTensor) -> ConvolutionInputs,
 ) -> Option<CubeTensor> {
+    if tiles::convolve(product, [lhs, rhs, &out], window) {
+        return Some(out);
+    }
     let elems = [lhs, rhs, &out].map(|x| elem(x.dtype));
     let [lhs_elem, rhs_elem, out_elem]: [ElemType; 3] = elems;
     let dtypes = MatmulElems::from_globals(&MatmulGlobalElems {
@@ -116,7 +120,20 @@ fn multiply(
             tile_kind,
         };
         let client = out.client.clone();
-        let inputs = inputs(bound, &out);
+        let ([x, kernels], out) = (bound, out.clone().binding());
+        let inputs = match product {
+            Product::Forward => ConvolutionInputs::Forward {
+                input: x,
+                weight: kernels,
+                bias: None,
+                out,
+            },
+            Product::InputGradient => ConvolutionInputs::BackwardData {
+                out_grad: x,
+                weights: kernels,
+                in_grad: out,
+            },
+        };
         launch_ref::<2>(&strategy, &client, inputs, window.cubeks(), dtypes.clone()).is_ok()
     });
     took.then_some(out)
@@ -127,7 +144,7 @@ const TILE: usize = 128;
 /// Such groups at work at the same time, about.
 const WORKERS: usize = 264;
 
-fn empty(like: &CubeTensor, shape: [usize; 4]) -> CubeTensor {
+fn empty<const D: usize>(like: &CubeTensor, shape: [usize; D]) -> CubeTensor {
     let (client, device) = (like.client.clone(), like.device.clone());
     empty_device_contiguous_dtype(client, device, Shape::from(shape), like.dtype)
 }
@@ -146,14 +163,7 @@ fn forward(x: CubeTensor, weight: CubeTensor, window: Window) -> CubeTensor {
         outputs,
     ];
     let out = empty(&images, shape);
-    let done = multiply([&images, &kernels], out, window, |[input, weight], out| {
-        ConvolutionInputs::Forward {
-            input,
-            weight,
-            bias: None,
-            out: out.clone().binding(),
-        }
-    });
+    let done = multiply(Product::Forward, [&images, &kernels], out, window);
     done.map(channels_first).unwrap_or_else(|| {
         conv_forward(x, weight, None, window.burns(), ConvStrategy::Direct)
             .unwrap_or_else(|error| panic!("convolution: {error:?}"))
@@ -177,16 +187,7 @@ fn input_gradient(dy: CubeTensor, weight: CubeTensor, x: Shape, window: Window) 
         ..window
     };
     let out = empty(&upstream, [batch, height, width, inputs]);
-    let done = multiply(
-        [&upstream, &kernels],
-        out,
-        every,
-        |[out_grad, weights], out| ConvolutionInputs::BackwardData {
-            out_grad,
-            weights,
-            in_grad: out.clone().binding(),
-        },
-    );
+    let done = multiply(Product::InputGradient, [&upstream, &kernels], out, every);
     done.map(channels_first).unwrap_or_else(|| {
         let upstream = channels_first(upstream.clone());
         conv_data_backward(upstream, weight, x, every.burns(), ConvStrategy::Direct)
@@ -217,9 +218,14 @@ fn weight_gradient(x: CubeTensor, dy: CubeTensor, weight: Shape, window: Window)
     let patches = reshape(patches, Shape::from([parts, pixels, taps]));
     let upstream = reshape(upstream, Shape::from([parts, pixels, outputs]));
     let upstream = permute(upstream, &[0, 2, 1]);
-    let dtype = patches.dtype;
-    let products = matmul(upstream, patches, None, MatmulStrategy::default(), dtype)
-        .unwrap_or_else(|error| panic!("weight gradient of a convolution: {error:?}"));
+    let products = empty(&patches, [parts, outputs, taps]);
+    let products = if tiles::multiply([&upstream, &patches, &products]) {
+        products
+    } else {
+        let (dtype, strategy) = (patches.dtype, MatmulStrategy::default());
+        matmul(upstream, patches, Some(products), strategy, dtype)
+            .unwrap_or_else(|error| panic!("weight gradient of a convolution: {error:?}"))
+    };
     let sum = fold(products, [parts, outputs * taps]);
     channels_first(reshape(sum, Shape::from([outputs, rows, columns, inputs])))
 }
