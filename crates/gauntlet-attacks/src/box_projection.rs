@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, TensorData};
 use gauntlet_kernels::host::{each_row, is_host, part, sum_of, upload, values};
-use gauntlet_kernels::perturb::{l2_norms, linf_norms, per_sample};
+use gauntlet_kernels::perturb::{l1_norms, l2_norms, linf_norms, per_sample, row_sums, walk};
 
 use crate::Norm;
 
@@ -56,9 +56,7 @@ impl Hyperplane {
 
     /// The same function, known at `to` instead of `from`.
     pub(crate) fn seen_from(&self, from: Tensor<2>, to: Tensor<2>) -> Self {
-        let change = (self.normal.clone() * (to - from))
-            .sum_dim(1)
-            .squeeze_dim(1);
+        let change = row_sums(self.normal.clone() * (to - from));
         Self {
             gap: self.gap.clone() + change,
             normal: self.normal.clone(),
@@ -68,7 +66,7 @@ impl Hyperplane {
     /// How far it is from the point it is known at, without a box: `[batch]`. Far away where the normal is zero.
     pub(crate) fn distance(&self, norm: Norm) -> Tensor<1> {
         let dual = match norm {
-            Norm::Linf => self.normal.clone().abs().sum_dim(1).squeeze_dim(1),
+            Norm::Linf => l1_norms(self.normal.clone()),
             Norm::L2 => l2_norms(self.normal.clone()),
             // Where the normal is not zero.
             Norm::L1 => linf_norms(self.normal.clone()),
@@ -222,8 +220,24 @@ impl Row {
     }
 }
 
-/// [`move_to`] in tensor operations, for devices that a round trip to the host would hold up.
+/// [`move_to`] as one kernel or in tensor operations, for devices that a round trip to the host would hold up.
 fn move_on_device(
+    hyperplane: Hyperplane,
+    x: Tensor<2>,
+    norm: Norm,
+    bounds: (f32, f32),
+) -> Tensor<2> {
+    if matches!(norm, Norm::Linf | Norm::L2) {
+        let Hyperplane { gap, normal } = &hyperplane;
+        let moves = walk(&x, normal, gap, bounds, norm == Norm::L2, STEPS as u32);
+        if let Some(moves) = moves {
+            return moves;
+        }
+    }
+    in_operations(hyperplane, x, norm, bounds)
+}
+
+fn in_operations(
     hyperplane: Hyperplane,
     x: Tensor<2>,
     norm: Norm,
@@ -257,11 +271,9 @@ fn all_at_once(speed: Tensor<2>, size: Tensor<2>, room: Tensor<2>, need: Tensor<
     let mut time = need.zeros_like();
     for _ in 0..STEPS {
         let stopped = (stop.clone() - time.clone()).lower_equal_elem(0.0);
-        let slope = weight.clone().mask_fill(stopped.clone(), 0.0).sum_dim(1);
-        let closed = closed_at_stop
-            .clone()
-            .mask_fill(stopped.bool_not(), 0.0)
-            .sum_dim(1);
+        let sums = |x: Tensor<2>| row_sums(x).unsqueeze_dim::<2>(1);
+        let slope = sums(weight.clone().mask_fill(stopped.clone(), 0.0));
+        let closed = sums(closed_at_stop.clone().mask_fill(stopped.bool_not(), 0.0));
         let root = (need.clone() - closed) / slope.clamp_min(TINY);
         time = time.max_pair(root).clamp_max(TINY.recip());
     }
@@ -277,7 +289,10 @@ fn largest_first(size: Tensor<2>, room: Tensor<2>, need: Tensor<2>) -> Tensor<2>
     let closes = size.clone() * room.clone();
     let rank = size.clamp_min(TINY).log();
     let below = |cut: &Tensor<2>| (rank.clone() - cut.clone()).lower_equal_elem(0.0);
-    let closed = |left_out| closes.clone().mask_fill(left_out, 0.0).sum_dim(1);
+    let closed = |left_out| {
+        let sums = row_sums(closes.clone().mask_fill(left_out, 0.0));
+        sums.unsqueeze_dim::<2>(1)
+    };
     // What is above `high` does not close the gap, what is above `low` does, if anything does.
     let mut low = need.zeros_like().add_scalar(TINY.ln());
     let mut high = need.zeros_like();

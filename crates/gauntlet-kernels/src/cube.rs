@@ -36,6 +36,7 @@ mod moments;
 mod philox;
 mod steps;
 mod updates;
+mod walk;
 
 /// Whether there are kernels for tensors of this device.
 pub(crate) fn is_cube(device: &Device) -> bool {
@@ -102,6 +103,16 @@ trait Kernels: Backend {
         momentum: f32,
         eps: f32,
         bounds: (f32, f32),
+    ) -> FloatTensor<Self>;
+
+    #[fusion(dtype = x, shape = x)]
+    fn walk(
+        x: FloatTensor<Self>,
+        normal: FloatTensor<Self>,
+        gap: FloatTensor<Self>,
+        bounds: (f32, f32),
+        steep: bool,
+        steps: u32,
     ) -> FloatTensor<Self>;
 
     #[fusion(dtype = DType::F32, shape = burn::tensor::Shape::from(shape.clone()))]
@@ -203,6 +214,17 @@ impl Kernels for CubeBackend {
         bounds: (f32, f32),
     ) -> CubeTensor {
         steps::l2_momentum_step(x, x0, grad, before, step_size, momentum, eps, bounds)
+    }
+
+    fn walk(
+        x: CubeTensor,
+        normal: CubeTensor,
+        gap: CubeTensor,
+        bounds: (f32, f32),
+        steep: bool,
+        steps: u32,
+    ) -> CubeTensor {
+        walk::walk(x, normal, gap, bounds, steep, steps)
     }
 
     fn philox_uniform(
@@ -320,6 +342,21 @@ pub(crate) fn l2_momentum_step<const D: usize>(
     let step_size = step_size.into_dispatch();
     Tensor::from_dispatch(<Dispatch as Kernels>::l2_momentum_step(
         x, x0, grad, before, step_size, momentum, eps, bounds,
+    ))
+}
+
+pub(crate) fn walk(
+    x: Tensor<2>,
+    normal: Tensor<2>,
+    gap: Tensor<1>,
+    bounds: (f32, f32),
+    steep: bool,
+    steps: u32,
+) -> Tensor<2> {
+    let [x, normal] = [x, normal].map(Tensor::into_dispatch);
+    let gap = gap.into_dispatch();
+    Tensor::from_dispatch(<Dispatch as Kernels>::walk(
+        x, normal, gap, bounds, steep, steps,
     ))
 }
 

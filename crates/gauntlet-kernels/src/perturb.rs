@@ -9,9 +9,17 @@ use crate::host::{CHEAP, Values, each_row_of, is_host, most_of, part, sum_of, up
 
 mod l1;
 mod momentum;
+mod reduce;
+mod walk;
 
 pub use l1::{l1_sparse_step, l1_step, project_l1};
 pub use momentum::{l2_momentum_step, linf_momentum_step};
+pub use reduce::row_sums;
+#[cfg(feature = "cube")]
+pub(crate) use walk::TINIEST;
+pub use walk::walk;
+
+use reduce::row_maxima;
 
 /// Gradients shorter than this have no direction: the L2 step leaves such samples where they are.
 pub(crate) const TINY: f32 = 1e-12;
@@ -128,12 +136,12 @@ pub fn project_l2<const D: usize>(
 
 /// L2 norm of each sample: `[batch]`.
 pub fn l2_norms<const D: usize>(x: Tensor<D>) -> Tensor<1> {
-    rows(x).square().sum_dim(1).sqrt().squeeze_dim(1)
+    row_sums(rows(x).square()).sqrt()
 }
 
 /// L1 norm of each sample: `[batch]`.
 pub fn l1_norms<const D: usize>(x: Tensor<D>) -> Tensor<1> {
-    rows(x).abs().sum_dim(1).squeeze_dim(1)
+    row_sums(rows(x).abs())
 }
 
 /// How many places of each sample are not zero: `[batch]`. A place of an image (`[batch, channels, ..]`) is a pixel with all its
@@ -147,12 +155,12 @@ pub fn l0_norms<const D: usize>(x: Tensor<D>) -> Tensor<1> {
             x.reshape(shape).abs().max_dim(1).squeeze_dim::<2>(1)
         }
     };
-    places.greater_elem(0.0).float().sum_dim(1).squeeze_dim(1)
+    row_sums(places.greater_elem(0.0).float())
 }
 
 /// L∞ norm of each sample: `[batch]`.
 pub fn linf_norms<const D: usize>(x: Tensor<D>) -> Tensor<1> {
-    rows(x).abs().max_dim(1).squeeze_dim(1)
+    row_maxima(rows(x).abs())
 }
 
 /// One value for each sample, shaped to combine with a tensor of `dims`.

@@ -12,10 +12,10 @@ use super::{elementwise, like, vector_size};
 use crate::perturb::TINY;
 
 /// Units that work on one sample together.
-const UNITS: u32 = 256;
+pub(super) const UNITS: u32 = 256;
 
-type View<'a> = LinearView<'a, f32>;
-type ViewMut<'a> = LinearViewMut<'a, f32>;
+pub(super) type View<'a> = LinearView<'a, f32>;
+pub(super) type ViewMut<'a> = LinearViewMut<'a, f32>;
 
 /// What a perturbation may be: within `eps` of the clean image, values from `low` to `high`.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
@@ -90,7 +90,7 @@ pub(super) fn linf_step(
 
 /// The sum of what all units of a cube bring, or the largest of it, to each of them.
 #[cube]
-fn of_cube(mine: f32, shared: &mut Shared<[f32]>, #[comptime] largest: bool) -> f32 {
+pub(super) fn of_cube(mine: f32, shared: &mut Shared<[f32]>, #[comptime] largest: bool) -> f32 {
     let unit = UNIT_POS as usize;
     shared[unit] = mine;
     sync_cube();
@@ -131,7 +131,7 @@ fn unit_factor(grad: &View<'_>, start: usize, end: usize, shared: &mut Shared<[f
 }
 
 /// A cube for each sample, or a few more where they fill no grid.
-fn cubes(out: &CubeTensor) -> CubeCount {
+pub(super) fn cubes(out: &CubeTensor) -> CubeCount {
     let units = out.meta.shape()[0] * UNITS as usize;
     calculate_cube_count_elemwise(&out.client, units, CubeDim::new_1d(UNITS))
 }
