@@ -220,6 +220,11 @@ impl Row {
     }
 }
 
+/// The sum of each row, in a column: `[batch, values]` to `[batch, 1]`.
+pub(crate) fn sums(x: Tensor<2>) -> Tensor<2> {
+    row_sums(x).unsqueeze_dim(1)
+}
+
 /// [`move_to`] as one kernel or in tensor operations, for devices that a round trip to the host would hold up.
 fn move_on_device(
     hyperplane: Hyperplane,
@@ -271,7 +276,6 @@ fn all_at_once(speed: Tensor<2>, size: Tensor<2>, room: Tensor<2>, need: Tensor<
     let mut time = need.zeros_like();
     for _ in 0..STEPS {
         let stopped = (stop.clone() - time.clone()).lower_equal_elem(0.0);
-        let sums = |x: Tensor<2>| row_sums(x).unsqueeze_dim::<2>(1);
         let slope = sums(weight.clone().mask_fill(stopped.clone(), 0.0));
         let closed = sums(closed_at_stop.clone().mask_fill(stopped.bool_not(), 0.0));
         let root = (need.clone() - closed) / slope.clamp_min(TINY);
@@ -289,10 +293,7 @@ fn largest_first(size: Tensor<2>, room: Tensor<2>, need: Tensor<2>) -> Tensor<2>
     let closes = size.clone() * room.clone();
     let rank = size.clamp_min(TINY).log();
     let below = |cut: &Tensor<2>| (rank.clone() - cut.clone()).lower_equal_elem(0.0);
-    let closed = |left_out| {
-        let sums = row_sums(closes.clone().mask_fill(left_out, 0.0));
-        sums.unsqueeze_dim::<2>(1)
-    };
+    let closed = |left_out| sums(closes.clone().mask_fill(left_out, 0.0));
     // What is above `high` does not close the gap, what is above `low` does, if anything does.
     let mut low = need.zeros_like().add_scalar(TINY.ln());
     let mut high = need.zeros_like();

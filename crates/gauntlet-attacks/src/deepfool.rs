@@ -1,5 +1,5 @@
 use burn::tensor::{Int, Tensor};
-use gauntlet_kernels::perturb::{choose, per_sample};
+use gauntlet_kernels::perturb::{choose, per_sample, row_sums};
 use gauntlet_models::Classifier;
 
 use crate::box_projection::{Hyperplane, move_to};
@@ -130,12 +130,11 @@ impl DeepFool {
     ) -> (Tensor<D>, Tensor<1>) {
         let dims = point.dims();
         let shape = [dims[0], dims[1..].iter().product()];
-        let sum = |x: Tensor<2>| x.sum_dim(1).squeeze_dim::<1>(1);
         let plane = Hyperplane::new(gap.clamp_max(-LEAST_GAP), gradient.reshape(shape));
         let (gap, normal) = (plane.gap.clone(), plane.normal.clone());
         let x = point.clone().reshape(shape);
         let way = move_to(plane, x, self.norm, self.bounds);
-        let left = gap.clone() + sum(normal.clone() * way.clone());
+        let left = gap.clone() + row_sums(normal.clone() * way.clone());
         let beyond = left
             .abs()
             .greater(gap.clone().abs().mul_scalar(REACHED))
@@ -148,7 +147,7 @@ impl DeepFool {
             Norm::Linf => normal.clone().sign(),
             _ => normal.clone(),
         };
-        let size = gap.neg() / sum(normal * direction.clone()).clamp_min(TINY);
+        let size = gap.neg() / row_sums(normal * direction.clone()).clamp_min(TINY);
         let size = size.clamp_max(FAR);
         (
             (direction * per_sample(size, shape)).reshape(dims),

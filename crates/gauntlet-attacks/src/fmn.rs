@@ -2,6 +2,7 @@ use burn::tensor::{Int, Tensor};
 use gauntlet_kernels::perturb::{choose, l1_norms, l2_norms, linf_norms, per_sample, unit_l2};
 use gauntlet_models::Classifier;
 
+use crate::box_projection::sums;
 use crate::minimal::{Nearest, cosine};
 use crate::{AttackLoss, Goal, MinimumNorm, Noise, Norm, input_gradient};
 
@@ -293,13 +294,8 @@ fn project_l2<const D: usize>(size: Tensor<D>, room: Tensor<D>, radius: &Tensor<
         let free = (room.clone() - size.clone() * scale.clone())
             .greater_elem(0.0)
             .float();
-        let used = (room.clone() * (free.clone().neg() + 1.0))
-            .square()
-            .sum_dim(1);
-        let slope = (size.clone() * free)
-            .square()
-            .sum_dim(1)
-            .clamp_min(TINY * TINY);
+        let used = sums((room.clone() * (free.clone().neg() + 1.0)).square());
+        let slope = sums((size.clone() * free).square()).clamp_min(TINY * TINY);
         let root = ((squares.clone() - used).clamp_min(0.0) / slope).sqrt();
         scale = scale.max_pair(root).clamp_max(1.0);
     }
@@ -325,11 +321,11 @@ fn project_l1<const D: usize>(size: Tensor<D>, room: Tensor<D>, radius: &Tensor<
         let above = at(&t);
         let inside = above.clone().greater_elem(0.0).float()
             * (room.clone() - above.clone()).greater_elem(0.0).float();
-        let excess = above.min_pair(room.clone()).sum_dim(1) - radius.clone();
+        let excess = sums(above.min_pair(room.clone())) - radius.clone();
         let over = excess.clone().greater_elem(0.0).float().squeeze_dim::<1>(1);
         low = choose(&over, t.clone(), low);
         high = choose(&over, high, t.clone());
-        let newton = t + excess / inside.sum_dim(1).clamp_min(1.0);
+        let newton = t + excess / sums(inside).clamp_min(1.0);
         let middle = (low.clone() + high.clone()).mul_scalar(0.5);
         t = if step < HALVINGS {
             middle
@@ -340,7 +336,7 @@ fn project_l1<const D: usize>(size: Tensor<D>, room: Tensor<D>, radius: &Tensor<
         };
     }
     let found = at(&t).min_pair(room);
-    let sum = found.clone().sum_dim(1).clamp_min(TINY);
+    let sum = sums(found.clone()).clamp_min(TINY);
     // What rounding, or a search that came to no end, left over.
     let scale = (radius / sum).clamp_max(1.0);
     (found * scale).reshape(dims)
@@ -365,14 +361,14 @@ fn project_l0<const D: usize>(size: Tensor<D>, room: Tensor<D>, radius: &Tensor<
     let mut low = high.zeros_like();
     for _ in 0..SEARCH_STEPS {
         let middle = (low.clone() + high.clone()).mul_scalar(0.5);
-        let many = above(&middle).sum_dim(1).greater(radius.clone()).float();
+        let many = sums(above(&middle)).greater(radius.clone()).float();
         let many = many.squeeze_dim::<1>(1);
         low = choose(&many, middle.clone(), low);
         high = choose(&many, high, middle);
     }
     let sure = above(&high);
     let equal = above(&low) - sure.clone();
-    let left = radius - sure.clone().sum_dim(1);
+    let left = radius - sums(sure.clone());
     let first = (equal.clone().cumsum(1) - left)
         .lower_equal_elem(0.0)
         .float();
