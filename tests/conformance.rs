@@ -15,7 +15,7 @@ use std::sync::atomic::AtomicBool;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, DeviceKind, Int, Tensor};
+use burn::tensor::{Device, DeviceKind, FloatDType, Int, Tensor};
 use gauntlet_attacks::{
     Apgd, ApgdLoss, Attack, AttackLoss, Fab, Init, Keep, MinimumNorm, Noise, Pgd, input_gradient,
 };
@@ -26,7 +26,7 @@ use gauntlet_kernels::perturb::{
     linf_step, project_l2, project_linf, walk,
 };
 use gauntlet_kernels::update::{Adam, Sgd, blend};
-use gauntlet_kernels::{NoiseKey, Stream};
+use gauntlet_kernels::{NoiseKey, Stream, conv2d};
 use gauntlet_models::{Classifier, Description, ModelConfig, Network, named};
 use gauntlet_train::{
     Optimizer, OptimizerConfig, Plan, Record, Session, clip_global_norm, cross_entropy, fit,
@@ -224,6 +224,7 @@ fn kernels_agree(flex: &Device, vulkan: &Device) {
         host(l2_step(x0.clone(), x0, grad, 0.1, 0.05, (0.0, 1.0)))
     };
     close(&many(flex), &many(vulkan), 1e-5, "l2_step of many rows");
+    convolutions_agree(flex, vulkan);
     norms_agree(flex, vulkan);
     walks_close_their_gaps(vulkan);
     for length in [1, 37, 1000] {
@@ -256,6 +257,53 @@ fn kernels_agree(flex: &Device, vulkan: &Device) {
         };
         for (ours, theirs) in steps(flex).iter().zip(&steps(vulkan)) {
             close(ours, theirs, 1e-5, &format!("updates of {length}"));
+        }
+    }
+}
+
+/// Convolutions and their gradients: few channels and many, sizes that fill no tile, strides, kernels of one pixel and of five.
+fn convolutions_agree(flex: &Device, vulkan: &Device) {
+    // batch, channels in and out, height, width, kernel, stride, padding
+    for shape @ [n, inputs, outputs, h, w, k, stride, pad] in [
+        [5, 3, 64, 9, 7, 3, 1, 1],
+        [8, 64, 32, 8, 8, 3, 2, 1],
+        [8, 16, 40, 6, 6, 1, 2, 0],
+        [4, 128, 96, 4, 4, 3, 1, 1],
+        [2, 1, 10, 14, 14, 5, 1, 2],
+    ] {
+        let run = |device: &Device, dtype: FloatDType| {
+            let draw = |step, shape: [usize; 4]| {
+                let ids: Vec<u32> = (0..shape[0] as u32).collect();
+                let key = NoiseKey::new(8, Stream::TrainAttack).at(0, step);
+                key.uniform::<4>(&ids, shape, -1.0, 1.0, device)
+            };
+            let x = draw(0, [n, inputs, h, w]).autodiff().require_grad();
+            let weight = draw(1, [outputs, inputs, k, k]).autodiff().require_grad();
+            let (cast_x, cast_weight) = (x.clone().cast(dtype), weight.clone().cast(dtype));
+            let y = conv2d(cast_x, cast_weight, None, [stride; 2], [pad; 2]).cast(FloatDType::F32);
+            let upstream = Tensor::from_inner(draw(2, y.dims()));
+            let result = host(y.clone().inner());
+            let gradients = (y * upstream).sum().backward();
+            let of = |leaf: &Tensor<4>| host(leaf.grad(&gradients).expect("a leaf's gradient"));
+            [result, of(&x), of(&weight)]
+        };
+        let exact = run(flex, FloatDType::F32);
+        let hold = |dtype: FloatDType, share: f32| {
+            let found = run(vulkan, dtype);
+            for (what, (exact, found)) in ["", "input gradient of ", "weight gradient of "]
+                .iter()
+                .zip(exact.iter().zip(&found))
+            {
+                let what = format!("{what}a convolution {shape:?} in {dtype:?}");
+                let (apart, scale) = apart(exact, found, &what);
+                println!("{what}: {apart:e} of {scale}");
+                assert!(apart <= share * scale, "{what}: {apart} of {scale}");
+            }
+        };
+        // Operands keep 11 bits in TF32 and 8 in bf16: some units of the last.
+        hold(FloatDType::F32, if rough() { 2e-3 } else { 1e-5 });
+        if rough() {
+            hold(FloatDType::BF16, 2e-2);
         }
     }
 }
@@ -650,18 +698,21 @@ fn length(values: &[f32]) -> f32 {
     values.iter().map(|v| v * v).sum::<f32>().sqrt()
 }
 
-/// Agreement to `share` of the largest value.
-fn close(a: &[f32], b: &[f32], share: f32, what: &str) {
+/// The largest difference (not a number if there is one that is none), and the largest value.
+fn apart(a: &[f32], b: &[f32], what: &str) -> (f32, f32) {
     assert_eq!(a.len(), b.len(), "{what}");
     let scale = a.iter().fold(1e-3f32, |most, v| most.max(v.abs()));
-    let apart = a
-        .iter()
-        .zip(b)
-        .map(|(a, b)| (a - b).abs())
-        .fold(
-            0f32,
-            |most, d| if d > most || d.is_nan() { d } else { most },
-        );
+    let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+    let apart = differences.fold(
+        0f32,
+        |most, d| if d > most || d.is_nan() { d } else { most },
+    );
+    (apart, scale)
+}
+
+/// Agreement to `share` of the largest value.
+fn close(a: &[f32], b: &[f32], share: f32, what: &str) {
+    let (apart, scale) = apart(a, b, what);
     if std::env::var_os("GAUNTLET_TALK").is_some() {
         println!("{what}: {apart:e} of {scale}, {share:e} allowed");
     }
