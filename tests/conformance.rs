@@ -23,8 +23,9 @@ use gauntlet_data::load;
 use gauntlet_kernels::augment::crop_flip;
 use gauntlet_kernels::perturb::{
     l0_norms, l1_norms, l2_momentum_step, l2_norms, l2_step, linf_momentum_step, linf_norms,
-    linf_step, project_l2, project_linf, walk,
+    linf_step, move_to_hyperplane, project_l2, project_linf,
 };
+use gauntlet_kernels::reduce::total;
 use gauntlet_kernels::update::{Adam, Sgd, blend};
 use gauntlet_kernels::{NoiseKey, Stream, conv2d};
 use gauntlet_models::{Classifier, Description, ModelConfig, Network, named};
@@ -226,7 +227,7 @@ fn kernels_agree(flex: &Device, vulkan: &Device) {
     close(&many(flex), &many(vulkan), 1e-5, "l2_step of many rows");
     convolutions_agree(flex, vulkan);
     norms_agree(flex, vulkan);
-    walks_close_their_gaps(vulkan);
+    moves_to_hyperplanes_close_gaps(vulkan);
     for length in [1, 37, 1000] {
         let steps = |device: &Device| {
             let key = NoiseKey::new(4, Stream::TrainAttack);
@@ -328,11 +329,26 @@ fn norms_agree(flex: &Device, vulkan: &Device) {
             };
             close(&run(flex), &run(vulkan), 1e-6, &format!("{name} {shape:?}"));
         }
+        if shape[0] == 0 {
+            continue;
+        }
+        let all = |device: &Device| {
+            let shape: [usize; 4] = shape;
+            let key = NoiseKey::new(6, Stream::TrainAttack);
+            let ids: Vec<u32> = (0..shape[0] as u32).collect();
+            host(total(key.uniform::<4>(&ids, shape, 0.0, 1.0, device)))
+        };
+        close(
+            &all(flex),
+            &all(vulkan),
+            1e-6,
+            &format!("total of {shape:?}"),
+        );
     }
 }
 
-/// The walk against bisection in `f64`: a hyperplane in the middle of the box, one that cuts off a corner, and one out of reach.
-fn walks_close_their_gaps(device: &Device) {
+/// Moves against bisection in `f64`: a hyperplane in the middle of the box, one that cuts off a corner, and one out of reach.
+fn moves_to_hyperplanes_close_gaps(device: &Device) {
     for width in [1, 37, 700] {
         let ids = [0, 1, 2, 3];
         let key = NoiseKey::new(7, Stream::TrainAttack);
@@ -344,9 +360,10 @@ fn walks_close_their_gaps(device: &Device) {
         let gaps = [0.01, -0.02, 0.1, 10.0].map(|share: f32| share * width as f32);
         let gap = Tensor::<1>::from_floats(gaps, device);
         let (places, slopes) = (host(x.clone()), host(normal.clone()));
-        for steep in [false, true] {
-            let Some(moves) = walk(&x, &normal, &gap, (0.0, 1.0), steep, 18) else {
-                return println!("no kernel for walks");
+        for along_normal in [false, true] {
+            let Some(moves) = move_to_hyperplane(&x, &normal, &gap, (0.0, 1.0), along_normal, 18)
+            else {
+                return println!("no kernel for moves to hyperplanes");
             };
             let moves = host(moves);
             let ways: Vec<_> = std::iter::zip(&places, &slopes)
@@ -355,7 +372,7 @@ fn walks_close_their_gaps(device: &Device) {
                     let falls = f64::from(slope * gaps[at / width]) > 0.0;
                     let room = f64::from(if falls { x } else { 1.0 - x });
                     let size = f64::from(slope).abs();
-                    let speed = if steep { size } else { 1.0 };
+                    let speed = if along_normal { size } else { 1.0 };
                     (if falls { -1.0 } else { 1.0 }, size, speed, room)
                 })
                 .collect();
@@ -380,7 +397,7 @@ fn walks_close_their_gaps(device: &Device) {
                     .iter()
                     .map(|(way, _, v, room)| (way * (v * high).min(*room)) as f32)
                     .collect();
-                let what = format!("walk {row} of {width}, steep {steep}");
+                let what = format!("move {row} of {width}, along_normal {along_normal}");
                 close(&want, &moves[row * width..(row + 1) * width], 1e-5, &what);
             }
         }

@@ -2,7 +2,8 @@
 
 use burn::tensor::{Tensor, TensorData};
 use gauntlet_kernels::host::{each_row, is_host, part, sum_of, upload, values};
-use gauntlet_kernels::perturb::{l1_norms, l2_norms, linf_norms, per_sample, row_sums, walk};
+use gauntlet_kernels::perturb::{l1_norms, l2_norms, linf_norms, move_to_hyperplane, per_sample};
+use gauntlet_kernels::reduce::row_sums;
 
 use crate::Norm;
 
@@ -234,7 +235,8 @@ fn move_on_device(
 ) -> Tensor<2> {
     if matches!(norm, Norm::Linf | Norm::L2) {
         let Hyperplane { gap, normal } = &hyperplane;
-        let moves = walk(&x, normal, gap, bounds, norm == Norm::L2, STEPS as u32);
+        let along_normal = norm == Norm::L2;
+        let moves = move_to_hyperplane(&x, normal, gap, bounds, along_normal, STEPS as u32);
         if let Some(moves) = moves {
             return moves;
         }

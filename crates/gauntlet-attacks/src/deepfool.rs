@@ -1,5 +1,6 @@
 use burn::tensor::{Int, Tensor};
-use gauntlet_kernels::perturb::{choose, per_sample, row_sums};
+use gauntlet_kernels::perturb::{choose, per_sample};
+use gauntlet_kernels::reduce::row_sums;
 use gauntlet_models::Classifier;
 
 use crate::box_projection::{Hyperplane, move_to};

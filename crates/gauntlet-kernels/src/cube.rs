@@ -31,12 +31,12 @@ pub(crate) use moments::{constants, fold, moments, normal_gradients};
 #[cfg_attr(feature = "fusion", allow(dead_code, reason = "burn fuses its own"))]
 mod channels;
 mod crop;
+mod hyperplane;
 #[cfg(not(feature = "fusion"))]
 mod moments;
 mod philox;
 mod steps;
 mod updates;
-mod walk;
 
 /// Whether there are kernels for tensors of this device.
 pub(crate) fn is_cube(device: &Device) -> bool {
@@ -106,12 +106,12 @@ trait Kernels: Backend {
     ) -> FloatTensor<Self>;
 
     #[fusion(dtype = x, shape = x)]
-    fn walk(
+    fn move_to_hyperplane(
         x: FloatTensor<Self>,
         normal: FloatTensor<Self>,
         gap: FloatTensor<Self>,
         bounds: (f32, f32),
-        steep: bool,
+        along_normal: bool,
         steps: u32,
     ) -> FloatTensor<Self>;
 
@@ -216,15 +216,15 @@ impl Kernels for CubeBackend {
         steps::l2_momentum_step(x, x0, grad, before, step_size, momentum, eps, bounds)
     }
 
-    fn walk(
+    fn move_to_hyperplane(
         x: CubeTensor,
         normal: CubeTensor,
         gap: CubeTensor,
         bounds: (f32, f32),
-        steep: bool,
+        along_normal: bool,
         steps: u32,
     ) -> CubeTensor {
-        walk::walk(x, normal, gap, bounds, steep, steps)
+        hyperplane::move_to_hyperplane(x, normal, gap, bounds, along_normal, steps)
     }
 
     fn philox_uniform(
@@ -345,18 +345,23 @@ pub(crate) fn l2_momentum_step<const D: usize>(
     ))
 }
 
-pub(crate) fn walk(
+pub(crate) fn move_to_hyperplane(
     x: Tensor<2>,
     normal: Tensor<2>,
     gap: Tensor<1>,
     bounds: (f32, f32),
-    steep: bool,
+    along_normal: bool,
     steps: u32,
 ) -> Tensor<2> {
     let [x, normal] = [x, normal].map(Tensor::into_dispatch);
     let gap = gap.into_dispatch();
-    Tensor::from_dispatch(<Dispatch as Kernels>::walk(
-        x, normal, gap, bounds, steep, steps,
+    Tensor::from_dispatch(<Dispatch as Kernels>::move_to_hyperplane(
+        x,
+        normal,
+        gap,
+        bounds,
+        along_normal,
+        steps,
     ))
 }
 

@@ -1,5 +1,5 @@
-//! Arithmetic on tensors, and nothing else: steps, projections, named noise, augmentation, updates of weights, and convolution and
-//! BatchNorm on the CPU.
+//! Arithmetic on tensors, and nothing else: steps, projections, named noise, augmentation, updates of weights, sums, convolution and
+//! BatchNorm.
 //!
 //! This crate knows burn, but no model, no data set and no config.
 
@@ -11,6 +11,7 @@ pub mod host;
 pub mod noise;
 mod norm;
 pub mod perturb;
+pub mod reduce;
 pub mod update;
 
 pub use conv::{conv2d, conv2d_relu, conv2d_relu_pool, ready};

@@ -6,20 +6,15 @@
 use burn::tensor::{Tensor, TensorData};
 
 use crate::host::{CHEAP, Values, each_row_of, is_host, most_of, part, sum_of, upload, values};
+use crate::reduce::{row_maxima, row_sums};
 
+mod hyperplane;
 mod l1;
 mod momentum;
-mod reduce;
-mod walk;
 
+pub use hyperplane::move_to_hyperplane;
 pub use l1::{l1_sparse_step, l1_step, project_l1};
 pub use momentum::{l2_momentum_step, linf_momentum_step};
-pub use reduce::row_sums;
-#[cfg(feature = "cube")]
-pub(crate) use walk::TINIEST;
-pub use walk::walk;
-
-use reduce::row_maxima;
 
 /// Gradients shorter than this have no direction: the L2 step leaves such samples where they are.
 pub(crate) const TINY: f32 = 1e-12;

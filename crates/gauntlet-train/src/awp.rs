@@ -4,9 +4,8 @@
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
+use gauntlet_kernels::reduce::total;
 use gauntlet_models::named;
-
-use crate::sums::total;
 
 /// `model` with each weight tensor of two dimensions or more moved by `gamma |w| g / |g|` along its gradient `g` (eq. 8 and 10,
 /// one step). Biases and normalisation stay, as in the published code. Parameters keep their ids; `model` is left as it was.

@@ -19,7 +19,6 @@ mod schedule;
 mod sink;
 mod sinks;
 mod step;
-mod sums;
 mod tensorboard;
 mod trainer;
 mod validation;

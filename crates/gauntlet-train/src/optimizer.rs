@@ -10,11 +10,11 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 
+use gauntlet_kernels::reduce::total;
 use gauntlet_kernels::update::{Adam, Sgd};
 use gauntlet_models::named;
 
 use crate::OptimizerConfig;
-use crate::sums::total;
 
 /// First-order update of every parameter that has a gradient.
 #[derive(Debug, Clone)]

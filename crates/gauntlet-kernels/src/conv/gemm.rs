@@ -139,10 +139,10 @@ fn multiply(
     took.then_some(out)
 }
 
-/// Width of what a group of a GPU's units computes of a product.
-const TILE: usize = 128;
-/// Such groups at work at the same time, about.
-const WORKERS: usize = 264;
+/// A product is cut into parts until there are [`SQUARES`] of this width, about: so many that every multiprocessor of a large GPU has
+/// several groups of units at work.
+const SQUARE: usize = 128;
+const SQUARES: usize = 264;
 
 fn empty<const D: usize>(like: &CubeTensor, shape: [usize; D]) -> CubeTensor {
     let (client, device) = (like.client.clone(), like.device.clone());
@@ -202,8 +202,8 @@ fn weight_gradient(x: CubeTensor, dy: CubeTensor, weight: Shape, window: Window)
     let upstream = channels_last(dy);
     let [batch, height, width, _] = upstream.shape().dims();
     let taps = rows * columns * inputs;
-    let tiles = outputs.div_ceil(TILE) * taps.div_ceil(TILE);
-    let parts = (1..=WORKERS.div_ceil(tiles).min(batch))
+    let squares = outputs.div_ceil(SQUARE) * taps.div_ceil(SQUARE);
+    let parts = (1..=SQUARES.div_ceil(squares).min(batch))
         .rev()
         .find(|parts| batch.is_multiple_of(*parts))
         .unwrap_or(1);

@@ -114,20 +114,39 @@ pub(super) fn of_cube(mine: f32, shared: &mut Shared<[f32]>, #[comptime] largest
 
 /// What a gradient is multiplied by to have length 1. Scaled by its largest value first: squares of small values would underflow.
 #[cube]
-fn unit_factor(grad: &View<'_>, start: usize, end: usize, shared: &mut Shared<[f32]>) -> f32 {
+fn unit_factor(grad: &View<'_>, row: &Row, shared: &mut Shared<[f32]>) -> f32 {
     let units = CUBE_DIM as usize;
-    let first = start + UNIT_POS as usize;
     let mut most = f32::new(TINY);
-    for at in range_stepped(first, end, units) {
+    for at in range_stepped(row.first, row.end, units) {
         most = max(most, grad.read(at).abs());
     }
     let inverse = 1.0f32 / of_cube(most, shared, true);
     let mut squares = 0.0f32;
-    for at in range_stepped(first, end, units) {
+    for at in range_stepped(row.first, row.end, units) {
         let g = grad.read(at) * inverse;
         squares += g * g;
     }
     inverse / max(of_cube(squares, shared, false).sqrt(), TINY)
+}
+
+/// Where a sample's values are in memory.
+#[derive(CubeType, Clone, Copy)]
+pub(super) struct Row {
+    pub(super) start: usize,
+    /// The first value of this unit; the next are as many further on as there are units.
+    pub(super) first: usize,
+    pub(super) end: usize,
+}
+
+/// That of this cube's sample.
+#[cube]
+pub(super) fn row(width: usize) -> Row {
+    let start = CUBE_POS * width;
+    Row {
+        start,
+        first: start + UNIT_POS as usize,
+        end: start + width,
+    }
 }
 
 /// A cube for each sample, or a few more where they fill no grid.
@@ -154,18 +173,16 @@ fn l2_kernel(
 ) {
     let mut shared = Shared::new_slice(comptime!(UNITS as usize));
     let units = CUBE_DIM as usize;
-    let start = CUBE_POS * width;
-    if !out.is_in_bounds(start) {
+    let row = row(width);
+    if !out.is_in_bounds(row.start) {
         terminate!();
     }
-    let end = start + width;
-    let first = start + UNIT_POS as usize;
     let mut factor = 0.0f32;
     if comptime!(step) {
-        factor = step_size * unit_factor(&grad, start, end, &mut shared);
+        factor = step_size * unit_factor(&grad, &row, &mut shared);
     }
     let mut squares = 0.0f32;
-    for at in range_stepped(first, end, units) {
+    for at in range_stepped(row.first, row.end, units) {
         let mut delta = x.read(at) - x0.read(at);
         if comptime!(step) {
             delta += grad.read(at) * factor;
@@ -173,7 +190,7 @@ fn l2_kernel(
         squares += delta * delta;
     }
     let shrink = shrink(of_cube(squares, &mut shared, false), ball.eps);
-    for at in range_stepped(first, end, units) {
+    for at in range_stepped(row.first, row.end, units) {
         let clean = x0.read(at);
         let mut delta = x.read(at) - clean;
         if comptime!(step) {
@@ -292,21 +309,19 @@ fn l2_momentum_kernel(
 ) {
     let mut shared = Shared::new_slice(comptime!(UNITS as usize));
     let units = CUBE_DIM as usize;
-    let start = CUBE_POS * width;
-    if !out.is_in_bounds(start) {
+    let row = row(width);
+    if !out.is_in_bounds(row.start) {
         terminate!();
     }
-    let end = start + width;
-    let first = start + UNIT_POS as usize;
-    let factor = step_size.read(CUBE_POS) * unit_factor(&grad, start, end, &mut shared);
+    let factor = step_size.read(CUBE_POS) * unit_factor(&grad, &row, &mut shared);
     let mut squares = 0.0f32;
-    for at in range_stepped(first, end, units) {
+    for at in range_stepped(row.first, row.end, units) {
         let delta = x.read(at) - x0.read(at) + grad.read(at) * factor;
         squares += delta * delta;
     }
     let once = shrink(of_cube(squares, &mut shared, false), ball.eps);
     let mut squares = 0.0f32;
-    for at in range_stepped(first, end, units) {
+    for at in range_stepped(row.first, row.end, units) {
         let (here, clean) = (x.read(at), x0.read(at));
         let delta = here - clean + grad.read(at) * factor;
         let ahead = clamp(clean + delta * once, ball.low, ball.high);
@@ -317,7 +332,7 @@ fn l2_momentum_kernel(
     }
     // Each unit reads below what it wrote itself.
     let twice = shrink(of_cube(squares, &mut shared, false), ball.eps);
-    for at in range_stepped(first, end, units) {
+    for at in range_stepped(row.first, row.end, units) {
         let clean = x0.read(at);
         let z = clean + (out.read(at) - clean) * twice;
         out.write(at, clamp(z, ball.low, ball.high));

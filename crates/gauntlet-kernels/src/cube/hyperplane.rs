@@ -3,36 +3,33 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::like;
-use super::steps::{UNITS, View, ViewMut, cubes, of_cube};
-use crate::perturb::TINIEST;
+use super::steps::{UNITS, View, ViewMut, cubes, of_cube, row};
 
-/// How one value takes part in a walk.
+/// Divisors are at least this, and times at most its inverse.
+const TINIEST: f32 = 1e-30;
+
+/// How one value takes part.
 #[derive(CubeType, Clone, Copy)]
-struct Walker {
-    /// Where it goes: -1, 0 or 1.
+struct Way {
+    /// -1, 0 or 1.
     direction: f32,
-    /// What a unit of its way closes of the gap.
+    /// What a unit of it closes of the gap.
     size: f32,
     speed: f32,
-    /// How far it is to its face.
+    /// How far it is to the face.
     room: f32,
 }
 
 #[cube]
-fn walker(x: f32, normal: f32, gap: f32, low: f32, high: f32, #[comptime] steep: bool) -> Walker {
-    let slope = normal * gap;
-    // What is no number goes nowhere.
-    let down = f32::cast_from(slope > 0.0f32);
-    let up = f32::cast_from(slope < 0.0f32);
-    let mut size = 0.0f32;
-    if slope != 0.0f32 {
-        size = (up + down) * normal.abs();
-    }
+fn way(x: f32, normal: f32, gap: f32, low: f32, high: f32, #[comptime] along_normal: bool) -> Way {
+    let down = f32::cast_from(normal * gap > 0.0f32);
+    let up = f32::cast_from(normal * gap < 0.0f32);
+    let size = normal.abs();
     let mut speed = 1.0f32;
-    if comptime!(steep) {
+    if comptime!(along_normal) {
         speed = size;
     }
-    Walker {
+    Way {
         direction: up - down,
         size,
         speed,
@@ -40,9 +37,9 @@ fn walker(x: f32, normal: f32, gap: f32, low: f32, high: f32, #[comptime] steep:
     }
 }
 
-/// See [`crate::perturb::walk`]: a cube of units for each row, all steps of Newton's method in its shared memory.
+/// A cube of units for each row, all steps of Newton's method in its shared memory.
 #[cube(launch, address_type = "dynamic")]
-fn walk_kernel(
+fn hyperplane_kernel(
     x: View<'_>,
     normal: View<'_>,
     gap: View<'_>,
@@ -50,24 +47,22 @@ fn walk_kernel(
     width: usize,
     low: f32,
     high: f32,
-    #[comptime] steep: bool,
+    #[comptime] along_normal: bool,
     #[comptime] steps: u32,
 ) {
     let mut shared = Shared::new_slice(comptime!(UNITS as usize));
     let units = CUBE_DIM as usize;
-    let start = CUBE_POS * width;
-    if !out.is_in_bounds(start) {
+    let row = row(width);
+    if !out.is_in_bounds(row.start) {
         terminate!();
     }
-    let end = start + width;
-    let first = start + UNIT_POS as usize;
     let gap = gap.read(CUBE_POS);
     let mut time = 0.0f32;
     for _ in 0..steps {
         let mut slope = 0.0f32;
         let mut closed = 0.0f32;
-        for at in range_stepped(first, end, units) {
-            let this = walker(x.read(at), normal.read(at), gap, low, high, steep);
+        for at in range_stepped(row.first, row.end, units) {
+            let this = way(x.read(at), normal.read(at), gap, low, high, along_normal);
             if this.room / max(this.speed, f32::new(TINIEST)) > time {
                 slope += this.size * this.speed;
             } else {
@@ -79,18 +74,18 @@ fn walk_kernel(
         let root = (gap.abs() - closed) / max(slope, f32::new(TINIEST));
         time = min(max(time, root), 1.0f32 / f32::new(TINIEST));
     }
-    for at in range_stepped(first, end, units) {
-        let this = walker(x.read(at), normal.read(at), gap, low, high, steep);
+    for at in range_stepped(row.first, row.end, units) {
+        let this = way(x.read(at), normal.read(at), gap, low, high, along_normal);
         out.write(at, this.direction * min(this.speed * time, this.room));
     }
 }
 
-pub(super) fn walk(
+pub(super) fn move_to_hyperplane(
     x: CubeTensor,
     normal: CubeTensor,
     gap: CubeTensor,
     (low, high): (f32, f32),
-    steep: bool,
+    along_normal: bool,
     steps: u32,
 ) -> CubeTensor {
     let out = like(&x);
@@ -98,7 +93,7 @@ pub(super) fn walk(
     if out.meta.num_elements() == 0 {
         return out;
     }
-    walk_kernel::launch(
+    hyperplane_kernel::launch(
         &out.client,
         cubes(&out),
         CubeDim::new_1d(UNITS),
@@ -110,7 +105,7 @@ pub(super) fn walk(
         out.meta.num_elements() / rows,
         low,
         high,
-        steep,
+        along_normal,
         steps,
     );
     out
