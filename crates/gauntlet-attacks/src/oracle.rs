@@ -2,11 +2,11 @@
 //! state a sample; the device sees nothing but batches of candidates.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use gauntlet_kernels::host::batch_rows;
 use gauntlet_kernels::noise::Philox;
 use gauntlet_models::Classifier;
 use rand::RngExt;
 
-use crate::square::padded;
 use crate::{Goal, Norm, ThreatModel};
 
 /// The model as a black-box search sees it.
@@ -63,7 +63,7 @@ impl<'a, const D: usize> Oracle<'a, D> {
 
     fn ask(&self, values: &mut Vec<f32>, classes: &mut Vec<usize>, margins: &mut Vec<f32>) {
         let mut dims = self.dims;
-        dims[0] = padded(classes.len(), self.most);
+        dims[0] = batch_rows(classes.len(), self.most, &self.device);
         values.resize(dims.iter().product(), 0.0);
         let data = TensorData::new(std::mem::take(values), dims);
         let logits = self.model.logits(Tensor::from_data(data, &self.device));

@@ -1,6 +1,7 @@
 //! A model as a search on the host sees it: images in, a score for each out.
 
 use burn::tensor::{Device, Tensor, TensorData};
+use gauntlet_kernels::host::batch_rows;
 use gauntlet_models::Classifier;
 
 use crate::Goal;
@@ -65,7 +66,7 @@ impl Oracle<'_> {
         images: impl ExactSizeIterator<Item = (&'i [f32], usize)>,
     ) -> Vec<Score> {
         let [channels, height, width] = self.shape;
-        let rows = padded(images.len(), self.batch);
+        let rows = batch_rows(images.len(), self.batch, &self.device);
         let length = rows * channels * height * width;
         let mut values = Vec::with_capacity(length);
         let mut classes = Vec::with_capacity(images.len());
@@ -82,13 +83,6 @@ impl Oracle<'_> {
         rows.map(|(row, class)| Score::new(row, class, self.goal))
             .collect()
     }
-}
-
-/// Rows of the batch that `active` images travel in: four sizes for each power of two, so that a device meets few shapes and
-/// computes little in vain.
-fn padded(active: usize, batch: usize) -> usize {
-    let step = (active.next_power_of_two() / 8).max(1);
-    active.next_multiple_of(step).min(batch)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use gauntlet_kernels::host::is_host;
+use gauntlet_kernels::host::batch_rows;
 use gauntlet_kernels::noise::Philox;
 use gauntlet_models::Classifier;
 use rand::RngExt;
@@ -314,10 +314,7 @@ impl Oracle<'_> {
             return Vec::new();
         }
         let [channels, height, width] = self.shape;
-        let rows = match is_host(self.device) {
-            true => samples.len(),
-            false => padded(samples.len(), self.batch),
-        };
+        let rows = batch_rows(samples.len(), self.batch, self.device);
         let length = rows * channels * height * width;
         let mut values = Vec::with_capacity(length);
         for sample in samples {
@@ -333,13 +330,6 @@ impl Oracle<'_> {
             .map(|(row, sample)| margin(row, sample.class, self.goal))
             .collect()
     }
-}
-
-/// Rows of the batch that `active` samples travel in: four sizes for each power of two, so that a device meets few shapes
-/// and computes little in vain.
-pub(crate) fn padded(active: usize, batch: usize) -> usize {
-    let step = (active.next_power_of_two() / 8).max(1);
-    active.next_multiple_of(step).min(batch)
 }
 
 /// Logit of the class that is to be left minus the largest other one, or the largest other one minus that of the class that is to
@@ -855,16 +845,6 @@ mod tests {
             }
             assert_eq!(Bump::new(1, norm).values(true), [-1.0]);
         }
-    }
-
-    #[test]
-    fn batches_travel_in_few_sizes() {
-        let mut sizes: Vec<usize> = (1..=500).map(|active| padded(active, 500)).collect();
-        assert!((1..=500).all(|active| sizes[active - 1] >= active));
-        assert!((9..=500).all(|active| 4 * sizes[active - 1] < 5 * active + 4));
-        sizes.dedup();
-        assert_eq!(sizes.len(), 8 + 4 * 6);
-        assert_eq!(padded(100, 100), 100);
     }
 
     #[test]

@@ -204,6 +204,9 @@ fn on_threads(
     range: std::ops::Range<usize>,
 ) -> Vec<Certificate> {
     let workers = subject.workers.max(1);
+    if workers == 1 {
+        return range.map(|i| certificate(subject, protocol, i)).collect();
+    }
     let positions: Vec<usize> = range.collect();
     let share = positions.len().div_ceil(workers).max(1);
     std::thread::scope(|scope| {

@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor, activation::softmax};
 use gauntlet_attacks::evaluate::predictions;
 use gauntlet_attacks::{Attack, Budget, Eot, Noise, ThreatModel, Violation};
 use gauntlet_data::Dataset;
-use gauntlet_kernels::host::is_host;
+use gauntlet_kernels::host::batch_rows;
 use gauntlet_kernels::{NoiseKey, Stream};
 use gauntlet_models::Classifier;
 use serde::{Deserialize, Serialize};
@@ -125,7 +125,7 @@ impl Suite {
         Ok(true)
     }
 
-    /// Attacks the samples `given` with one attack, batches on several threads.
+    /// Attacks the samples `given` with one attack: batch after batch here, or on as many threads as there are workers.
     fn run_member(
         &self,
         place: usize,
@@ -136,7 +136,28 @@ impl Suite {
     ) -> Result<bool, AuditError> {
         let workers = subject.workers.clamp(1, given.len());
         let size = subject.share(given.len(), workers);
-        let queue: Mutex<VecDeque<&[usize]>> = Mutex::new(given.chunks(size).collect());
+        let parts = given.chunks(size);
+        let mut since = Instant::now();
+        let mut take = |part: &[usize], fallen: Result<Vec<Fall>, AuditError>| {
+            fallen.and_then(|fallen| {
+                standing.record(place, part, &fallen);
+                standing.seconds[place] += since.elapsed().as_secs_f64();
+                since = Instant::now();
+                let examples: Vec<_> = fallen.into_iter().map(|fall| fall.example).collect();
+                keep(standing, &examples)
+            })
+        };
+        // A GPU orders the work of a thread by itself, but has to be told at each kernel that takes weights of another thread.
+        if workers == 1 {
+            for part in parts {
+                let kept = take(part, self.attack_batch(place, part, subject));
+                if !matches!(kept, Ok(true)) {
+                    return kept;
+                }
+            }
+            return Ok(true);
+        }
+        let queue: Mutex<VecDeque<&[usize]>> = Mutex::new(parts.collect());
         let stop = AtomicBool::new(false);
         let (send, receive) = mpsc::channel();
         let mut result = Ok(true);
@@ -155,15 +176,8 @@ impl Suite {
                 });
             }
             drop(send);
-            let mut since = Instant::now();
             for (part, fallen) in receive {
-                let kept = fallen.and_then(|fallen| {
-                    standing.record(place, part, &fallen);
-                    standing.seconds[place] += since.elapsed().as_secs_f64();
-                    since = Instant::now();
-                    let examples: Vec<_> = fallen.into_iter().map(|fall| fall.example).collect();
-                    keep(standing, &examples)
-                });
+                let kept = take(part, fallen);
                 if !matches!(kept, Ok(true)) {
                     stop.store(true, Ordering::Relaxed);
                     // The first reason to stop is the one that is told; batches under way are still recorded.
@@ -284,24 +298,18 @@ struct Fall {
 }
 
 impl Subject<'_> {
-    /// How many of so many samples make a batch: on a GPU as many as it is told, on the CPU a share like all others, so that no
-    /// thread waits for another.
+    /// How many of so many samples make a batch: a share like all others, so that no thread waits for another.
     fn share(&self, samples: usize, workers: usize) -> usize {
-        let most = self.batch_size.max(1);
-        if !is_host(self.device) {
-            return most;
-        }
-        let batches = samples.div_ceil(most).next_multiple_of(workers);
-        samples.div_ceil(batches).max(1)
+        let batches = samples.div_ceil(self.batch_size.max(1));
+        samples
+            .div_ceil(batches.next_multiple_of(workers).max(1))
+            .max(1)
     }
 
-    /// On a GPU the last batch of an attack is filled up with repeats: one shape for all keeps compiled kernels few.
+    /// On a GPU a batch is filled up with repeats to one of few sizes.
     fn filled(&self, part: &[usize]) -> Vec<usize> {
-        let size = if is_host(self.device) {
-            part.len()
-        } else {
-            self.batch_size.max(part.len())
-        };
+        let most = self.batch_size.max(part.len());
+        let size = batch_rows(part.len(), most, self.device);
         let last = part.last().copied();
         let repeats = last.into_iter().cycle();
         part.iter().copied().chain(repeats).take(size).collect()

@@ -30,6 +30,20 @@ pub fn is_host(device: &Device) -> bool {
     on_host(device) && !device.is_autodiff()
 }
 
+/// Rows of the batch that `samples` travel in, of `most` at a time: on the CPU as many as they are. On a GPU one of four sizes for each
+/// power of two, so that it meets few shapes and computes little in vain.
+pub fn batch_rows(samples: usize, most: usize, device: &Device) -> usize {
+    match on_host(device) {
+        true => samples,
+        false => padded(samples, most),
+    }
+}
+
+fn padded(samples: usize, most: usize) -> usize {
+    let step = (samples.next_power_of_two() / 8).max(1);
+    samples.next_multiple_of(step).min(most)
+}
+
 /// How many threads are worth starting: rayon's, `RAYON_NUM_THREADS` if it says so, else as many as there are cores.
 pub fn threads() -> usize {
     rayon::current_num_threads()
@@ -212,6 +226,17 @@ fn in_lanes(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn batches_travel_in_few_sizes() {
+        let mut sizes: Vec<usize> = (1..=500).map(|samples| padded(samples, 500)).collect();
+        assert!((1..=500).all(|samples| sizes[samples - 1] >= samples));
+        assert!((9..=500).all(|samples| 4 * sizes[samples - 1] < 5 * samples + 4));
+        sizes.dedup();
+        assert_eq!(sizes.len(), 8 + 4 * 6);
+        assert_eq!(padded(100, 100), 100);
+        assert_eq!(batch_rows(257, 500, &Device::flex()), 257);
+    }
 
     #[test]
     fn the_cpu_backend_is_the_host_and_autodiff_is_not() {
