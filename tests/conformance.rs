@@ -11,7 +11,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::ThreadId;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
@@ -19,6 +20,7 @@ use burn::tensor::{Device, DeviceKind, FloatDType, Int, Tensor};
 use gauntlet_attacks::{
     Apgd, ApgdLoss, Attack, AttackLoss, Fab, Init, Keep, MinimumNorm, Noise, Pgd, input_gradient,
 };
+use gauntlet_audit::{AuditPlan, Setting, Standing, Subject};
 use gauntlet_data::load;
 use gauntlet_kernels::augment::crop_flip;
 use gauntlet_kernels::perturb::{
@@ -89,7 +91,7 @@ fn vulkan_agrees_with_the_cpu_step_by_step() {
 fn cuda_agrees_with_the_cpu_step_by_step() {
     match std::env::var_os("GAUNTLET_CUDA") {
         Some(_) => {
-            ROUGH.store(true, std::sync::atomic::Ordering::Relaxed);
+            ROUGH.store(true, Ordering::Relaxed);
             compare(&Device::cuda(0));
         }
         None => println!("SKIPPED: GAUNTLET_CUDA=1 runs it"),
@@ -100,7 +102,7 @@ fn cuda_agrees_with_the_cpu_step_by_step() {
 static ROUGH: AtomicBool = AtomicBool::new(false);
 
 fn rough() -> bool {
-    ROUGH.load(std::sync::atomic::Ordering::Relaxed)
+    ROUGH.load(Ordering::Relaxed)
 }
 
 /// Builds the layer that makes CubeCL compile through WGSL.
@@ -144,6 +146,7 @@ fn compare(vulkan: &Device) {
         gradients_and_attacks_agree(&model, &flex, vulkan);
         updates_agree(&model, &flex, vulkan);
     }
+    audits_agree(&flex, vulkan);
     whole_runs_agree(&flex, vulkan);
 }
 
@@ -576,6 +579,77 @@ fn updates_agree(config: &ModelConfig, flex: &Device, vulkan: &Device) {
 }
 
 /// The whole trainer: loader, augmentation, attack, average of the weights, validation.
+/// An audit of few images computes few rows, where it was called from, and finds the same.
+fn audits_agree(flex: &Device, vulkan: &Device) {
+    struct Watched {
+        model: Network,
+        caller: ThreadId,
+        most: AtomicUsize,
+    }
+    impl Classifier<4> for Watched {
+        fn logits(&self, x: Tensor<4>) -> Tensor<2> {
+            let here = std::thread::current().id();
+            assert_eq!(here, self.caller, "another thread than the weights'");
+            self.most.fetch_max(x.dims()[0], Ordering::Relaxed);
+            self.model.logits(x)
+        }
+        fn features(&self, x: Tensor<4>) -> Tensor<2> {
+            self.model.features(x)
+        }
+    }
+    let plan: AuditPlan = toml::from_str(
+        r#"
+        name = "few"
+        [[threat]]
+        within = "linf:0.1"
+        [[threat.attack]]
+        kind = "apgd"
+        steps = 3
+        "#,
+    )
+    .unwrap();
+    let setting = Setting {
+        classes: 10,
+        load: &|_| Err("there is none".to_owned()),
+        fit: None,
+    };
+    let suite = plan.suites(&setting).unwrap().remove(0);
+    let config = serde_json::from_str(r#"{"source":"digits"}"#).unwrap();
+    let data = load(&config, Path::new(""), 0).unwrap().test.take(37);
+    let config: ModelConfig = serde_json::from_str(r#"{"arch":"mlp","width":16}"#).unwrap();
+    let run = |device: &Device| {
+        let model = Watched {
+            model: config.init([1, 8, 8], 10, 0, device).unwrap(),
+            caller: std::thread::current().id(),
+            most: AtomicUsize::new(0),
+        };
+        let subject = Subject {
+            model: &model,
+            data: &data,
+            device,
+            seed: 1,
+            batch_size: 512,
+            workers: 1,
+        };
+        let mut standing = Standing::default();
+        let done = suite.run(&subject, &mut standing, &mut |_, _| Ok(true));
+        assert!(done.unwrap());
+        (
+            standing.clean,
+            standing.fell_to,
+            model.most.load(Ordering::Relaxed),
+        )
+    };
+    let (on_cpu, on_gpu) = (run(flex), run(vulkan));
+    assert_eq!((&on_cpu.0, &on_cpu.1), (&on_gpu.0, &on_gpu.1), "an audit");
+    assert!(on_gpu.1.iter().any(Option::is_some), "nothing fell");
+    assert_eq!(
+        (on_cpu.2, on_gpu.2),
+        (37, 40),
+        "rows of an audit of 37 images"
+    );
+}
+
 fn whole_runs_agree(flex: &Device, vulkan: &Device) {
     run_agrees(r#"{ arch = "mlp", width = 16 }"#, flex, vulkan);
     // A network of which every layer trains; too slow for a software driver.

@@ -198,32 +198,32 @@ pub(crate) fn certify(
 /// Samples certified between two looks at the clock.
 const PART: usize = 16;
 
+/// In parts: the first on this thread, whose kernels a GPU need not order with another's, the rest each on one of its own.
 fn on_threads(
     subject: &Subject<'_>,
     protocol: &Certify,
     range: std::ops::Range<usize>,
 ) -> Vec<Certificate> {
-    let workers = subject.workers.max(1);
-    if workers == 1 {
-        return range.map(|i| certificate(subject, protocol, i)).collect();
-    }
     let positions: Vec<usize> = range.collect();
-    let share = positions.len().div_ceil(workers).max(1);
+    let share = positions.len().div_ceil(subject.workers.max(1)).max(1);
+    let certificates = &|part: &[usize]| -> Vec<_> {
+        let part = part.iter();
+        part.map(|&i| certificate(subject, protocol, i)).collect()
+    };
+    let mut parts = positions.chunks(share);
+    let Some(first) = parts.next() else {
+        return Vec::new();
+    };
     std::thread::scope(|scope| {
-        let jobs: Vec<_> = positions
-            .chunks(share)
-            .map(|part| {
-                scope.spawn(move || {
-                    part.iter()
-                        .map(|&i| certificate(subject, protocol, i))
-                        .collect::<Vec<_>>()
-                })
-            })
+        let jobs: Vec<_> = parts
+            .map(|part| scope.spawn(move || certificates(part)))
             .collect();
-        let done = jobs
-            .into_iter()
-            .flat_map(|job| job.join().expect("no job panics"));
-        done.collect()
+        let mut done = certificates(first);
+        done.extend(
+            jobs.into_iter()
+                .flat_map(|job| job.join().expect("no job panics")),
+        );
+        done
     })
 }
 

@@ -147,7 +147,7 @@ impl Suite {
                 keep(standing, &examples)
             })
         };
-        // A GPU orders the work of a thread by itself, but has to be told at each kernel that takes weights of another thread.
+        // On CUDA each kernel that takes memory of another thread, such as the weights, is fenced: one worker is this thread.
         if workers == 1 {
             for part in parts {
                 let kept = take(part, self.attack_batch(place, part, subject));
@@ -301,9 +301,7 @@ impl Subject<'_> {
     /// How many of so many samples make a batch: a share like all others, so that no thread waits for another.
     fn share(&self, samples: usize, workers: usize) -> usize {
         let batches = samples.div_ceil(self.batch_size.max(1));
-        samples
-            .div_ceil(batches.next_multiple_of(workers).max(1))
-            .max(1)
+        samples.div_ceil(batches.next_multiple_of(workers)).max(1)
     }
 
     /// On a GPU a batch is filled up with repeats to one of few sizes.
