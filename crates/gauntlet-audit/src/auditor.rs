@@ -249,6 +249,11 @@ impl Auditor<'_> {
                 }
             })
         };
+        // The first batch may take minutes: what is at work is told before it.
+        standing.begin(subject);
+        if !stage(&standing).is_none_or(&mut *watch) {
+            return Ok(None);
+        }
         let done = suite.run(subject, &mut standing, &mut |standing, examples| {
             kept.keep(standing, examples)?;
             Ok(stage(standing).is_none_or(&mut *watch))

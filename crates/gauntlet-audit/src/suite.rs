@@ -328,7 +328,7 @@ const BINS: usize = 20;
 
 impl Standing {
     /// Classifies the samples without attack, unless that is done.
-    fn begin(&mut self, subject: &Subject<'_>) {
+    pub(crate) fn begin(&mut self, subject: &Subject<'_>) {
         let total = subject.data.len();
         while self.clean.len() < total {
             let start = self.clean.len();

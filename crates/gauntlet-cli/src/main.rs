@@ -5,6 +5,7 @@ mod commands;
 mod config;
 mod devices;
 mod failure;
+mod flags;
 mod interrupt;
 mod output;
 mod panics;
@@ -46,7 +47,9 @@ fn keep_memory() {
 fn main() -> ExitCode {
     keep_memory();
     panics::install();
-    let cli = Cli::parse();
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let cli = Cli::try_parse_from(&arguments)
+        .unwrap_or_else(|error| flags::explain(error, &arguments).exit());
     let result = std::panic::catch_unwind(|| match cli.command {
         Command::Train(args) => commands::train(args, cli.quiet),
         Command::Resume(args) => commands::resume(args, cli.quiet),

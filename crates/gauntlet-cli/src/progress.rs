@@ -1,4 +1,4 @@
-//! How training looks on a terminal: a bar where a person watches, else a line now and then.
+//! How work that takes long looks on a terminal: a bar where a person watches, else a line now and then.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::output::{duration, percent, say, thousands, watched};
 
-/// Without a terminal, a line comes with each validation, and when there was none for this long.
+/// Without a terminal, a line comes with each validation, and where there was none for this long.
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// Shows a training. Give it to [`gauntlet_train::fit`].
@@ -234,12 +234,28 @@ pub(crate) fn style(template: &str) -> ProgressStyle {
         .progress_chars("=> ")
 }
 
-/// A plain counter, for work without a loss: judging, fetching.
-pub(crate) struct Counter(ProgressBar);
+/// A plain counter, for work without a loss: judging, attacking, fetching. Where nobody watches, it is a line now and then.
+pub(crate) struct Counter {
+    what: String,
+    bar: ProgressBar,
+    done: u64,
+    total: Option<u64>,
+    /// Whether lines are wanted.
+    lines: bool,
+    last_line: Instant,
+    began: Instant,
+    began_at: u64,
+}
 
 impl Counter {
-    /// `what`, of `total` things; hidden if `quiet` or nobody watches.
-    pub(crate) fn new(what: &str, total: Option<u64>, template: &str, quiet: bool) -> Self {
+    /// `what`, of `total` things, of which `done` were done before; nothing is told if `quiet`.
+    pub(crate) fn new(
+        what: &str,
+        done: u64,
+        total: Option<u64>,
+        template: &str,
+        quiet: bool,
+    ) -> Self {
         let bar = if quiet || !watched() {
             ProgressBar::hidden()
         } else {
@@ -247,23 +263,56 @@ impl Counter {
         };
         bar.set_style(style(template));
         bar.set_message(what.to_owned());
-        Self(bar)
+        bar.set_position(done);
+        bar.reset_eta();
+        let now = Instant::now();
+        Self {
+            what: what.to_owned(),
+            bar,
+            done,
+            total,
+            lines: !quiet && !watched(),
+            last_line: now,
+            began: now,
+            began_at: done,
+        }
     }
 
     /// So many are done.
-    pub(crate) fn set(&self, done: u64) {
-        self.0.set_position(done);
+    pub(crate) fn set(&mut self, done: u64) {
+        self.done = done;
+        self.bar.set_position(done);
+        let finished = self.total.is_some_and(|total| done >= total);
+        if self.lines && !finished && self.last_line.elapsed() > SILENCE {
+            say(self.text(self.began.elapsed().as_secs_f64()));
+            self.last_line = Instant::now();
+        }
     }
 
     /// So many more are done.
-    pub(crate) fn advance(&self, more: u64) {
-        self.0.inc(more);
+    pub(crate) fn advance(&mut self, more: u64) {
+        self.set(self.done + more);
+    }
+
+    /// `hardened under attack: 1,200 of 10,000, 12 min 30 s left`, `seconds` after the beginning.
+    fn text(&self, seconds: f64) -> String {
+        let done = format!("{}: {}", self.what, thousands(self.done));
+        let Some(total) = self.total else {
+            return done;
+        };
+        let text = format!("{done} of {}", thousands(total));
+        let made = self.done.saturating_sub(self.began_at);
+        if made == 0 {
+            return text;
+        }
+        let left = seconds / made as f64 * total.saturating_sub(self.done) as f64;
+        format!("{text}, {} left", duration(left))
     }
 }
 
 impl Drop for Counter {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
+        self.bar.finish_and_clear();
     }
 }
 
@@ -308,5 +357,15 @@ mod tests {
         }
         let expected = "hardened: epoch 2/2, loss 1.5000, accuracy 50.00 %, 1,000 images/s";
         assert_eq!(progress.training(), expected);
+    }
+
+    #[test]
+    fn what_was_done_before_says_nothing_of_the_time_left() {
+        let mut counter = Counter::new("Square", 60, Some(1142), "{msg}", true);
+        assert_eq!(counter.text(5.0), "Square: 60 of 1,142");
+        counter.advance(20);
+        assert_eq!(counter.text(10.0), "Square: 80 of 1,142, 8 min 51 s left");
+        counter.set(1142);
+        assert_eq!(counter.text(10.0), "Square: 1,142 of 1,142, 0 s left");
     }
 }

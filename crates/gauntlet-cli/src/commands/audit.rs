@@ -766,15 +766,16 @@ impl Shown {
         };
         if self.now.as_ref().is_none_or(|(shown, _)| *shown != what) {
             self.now = None;
-            // Without a terminal, a line a stage.
+            // Without a terminal, a line a stage, and the counter's.
             if !self.quiet && !output::watched() {
                 say(&what);
             }
             let template = "{msg} {wide_bar} {pos}/{len}, {eta} left";
-            let counter = Counter::new(&what, Some(total as u64), template, self.quiet);
+            let (done, total) = (done as u64, Some(total as u64));
+            let counter = Counter::new(&what, done, total, template, self.quiet);
             self.now = Some((what, counter));
         }
-        if let Some((_, counter)) = &self.now {
+        if let Some((_, counter)) = &mut self.now {
             counter.set(done as u64);
         }
     }

@@ -148,11 +148,11 @@ impl fetch::Progress for Transfer {
     fn start(&mut self, file: &str, bytes: Option<u64>) {
         let template = "{msg} {wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left";
         file.clone_into(&mut self.file);
-        self.counter = Some(Counter::new(file, bytes, template, self.quiet));
+        self.counter = Some(Counter::new(file, 0, bytes, template, self.quiet));
     }
 
     fn advance(&mut self, bytes: u64) {
-        if let Some(counter) = &self.counter {
+        if let Some(counter) = &mut self.counter {
             counter.advance(bytes);
         }
     }

@@ -33,8 +33,9 @@ pub(crate) fn judge(
     let attack = plan.final_attack();
     let evaluation = |label: &str, model: &Network| -> Result<Evaluation, Failure> {
         let template = "{msg} {wide_bar} {pos}/{len} images, {eta} left";
-        let counter = Counter::new(
+        let mut counter = Counter::new(
             &format!("{label} under attack"),
+            0,
             Some(test.len() as u64),
             template,
             quiet,

@@ -46,6 +46,11 @@ struct Origin {
     sets: Vec<Set>,
 }
 
+/// Where a config has a key called `key`: `data.batch_size`, once for each table.
+pub(crate) fn places_of_key(key: &str) -> Vec<String> {
+    schema::places_of(schema(), key)
+}
+
 /// Reads the config file `path` and applies `sets` over it.
 ///
 /// # Errors
