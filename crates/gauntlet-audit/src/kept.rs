@@ -210,4 +210,24 @@ mod tests {
         assert_eq!(found[&2], [2.0, 0.5]);
         assert_eq!(open(2).standing, Standing::default());
     }
+
+    #[test]
+    fn numbers_in_an_identity_are_read_back_as_they_were() {
+        // How CIFAR-10 is normalised; a reader that rounds the last digit takes 0.2471 for another number.
+        let identity = || {
+            json!({
+                "mean": [0.4914f32, 0.4822f32, 0.4465f32],
+                "std": [0.2471f32, 0.2435f32, 0.2616f32],
+            })
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Kept::open(folder.path(), "linf:8/255", identity(), 2).unwrap();
+        let standing = Standing {
+            through: vec![1; 4],
+            clean_confidence: (1..=9).map(|k| k as f32 / 9.0).collect(),
+            ..Standing::default()
+        };
+        open().keep(&standing, &[]).unwrap();
+        assert_eq!(open().standing, standing);
+    }
 }

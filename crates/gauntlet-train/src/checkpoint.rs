@@ -491,3 +491,28 @@ fn damage(checkpoint: &Path, problem: impl ToString) -> TrainError {
         problem: problem.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of two validations with the same accuracy the first is the best, in a run that goes on as in one that was never interrupted.
+    #[test]
+    fn an_accuracy_is_read_back_to_the_last_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(STATE);
+        for images in [179, 360, 1000] {
+            for right in 0..=images {
+                let accuracy = f64::from(right) / f64::from(images);
+                let best = Some(Best { step: 1, accuracy });
+                let state = State {
+                    best,
+                    ..State::default()
+                };
+                write_json(&path, &state).unwrap();
+                let read: State = read_json(&path).unwrap();
+                assert_eq!(read.best, best, "{right}/{images}");
+            }
+        }
+    }
+}

@@ -768,7 +768,10 @@ impl Shown {
             self.now = None;
             // Without a terminal, a line a stage, and the counter's.
             if !self.quiet && !output::watched() {
-                say(&what);
+                match done {
+                    0 => say(&what),
+                    _ => say(format!("{what}, going on after {done} of {total}")),
+                }
             }
             let template = "{msg} {wide_bar} {pos}/{len}, {eta} left";
             let (done, total) = (done as u64, Some(total as u64));
