@@ -298,10 +298,13 @@ struct Fall {
 }
 
 impl Subject<'_> {
-    /// How many of so many samples make a batch: a share like all others, so that no thread waits for another.
+    /// How many of so many samples make a batch: a share like all others, so that no thread waits for another, and whole blocks of
+    /// what a convolution on the CPU takes together.
     fn share(&self, samples: usize, workers: usize) -> usize {
-        let batches = samples.div_ceil(self.batch_size.max(1));
-        samples.div_ceil(batches.next_multiple_of(workers)).max(1)
+        const BLOCK: usize = 8;
+        let most = self.batch_size.max(1);
+        let batches = samples.div_ceil(most).next_multiple_of(workers);
+        samples.div_ceil(batches).next_multiple_of(BLOCK).min(most)
     }
 
     /// On a GPU a batch is filled up with repeats to one of few sizes.

@@ -574,13 +574,15 @@ fn widest() -> usize {
     AutoArch::new().dispatch(Width)
 }
 
-/// Lanes of the blocks that `images` are cut into: a vector's, or fewer where that makes less than `parts` blocks.
+/// Lanes of the blocks that `images` are cut into: a vector's. Vectors of 16 lanes are left for two of 8 where that makes up to `parts`
+/// blocks, since many machines do a wide one in two halves, and where they would be half empty. Less than 8 are for machines
+/// that have no more: elsewhere a block of 4 takes no less time than one of 8.
 fn block_size(images: usize, parts: usize) -> usize {
-    let widest = widest();
-    [16, 8]
-        .into_iter()
-        .find(|&lanes| lanes <= widest && images > lanes / 2 && images.div_ceil(lanes) >= parts)
-        .unwrap_or(4)
+    match widest() {
+        16.. if images > 8 && images.div_ceil(16) >= parts => 16,
+        8.. => 8,
+        _ => 4,
+    }
 }
 
 /// `a * b + c`, in one instruction where there is one: elsewhere it would be a call of a slow function.
@@ -621,8 +623,8 @@ impl WithSimd for Block<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self) {
         match self.source.images {
-            0..=4 => self.run::<S, 4>(),
-            5..=8 => self.run::<S, 8>(),
+            0..=4 if f32::lanes::<S>() < 8 => self.run::<S, 4>(),
+            0..=8 => self.run::<S, 8>(),
             _ => self.run::<S, 16>(),
         }
     }
