@@ -279,7 +279,14 @@ fn an_audit_that_is_interrupted_or_killed_goes_on_and_repeats_nothing() {
     child.wait().unwrap();
     assert!(!parts.join("audit.json").exists());
     let (path, killed) = state(&parts).unwrap();
-    assert!(audit("parts").status().unwrap().success());
+    let third = audit("parts").output().unwrap();
+    assert!(third.status.success());
+    let told = String::from_utf8(third.stderr).unwrap();
+    let before = through_second(&killed);
+    assert!(
+        told.contains(&format!("going on after {before} of ")),
+        "{told}"
+    );
 
     let (_, ended) = state(&parts).unwrap();
     let seconds = |state: &Value, attack: usize| state["standing"]["seconds"][attack].clone();

@@ -578,7 +578,6 @@ fn updates_agree(config: &ModelConfig, flex: &Device, vulkan: &Device) {
     }
 }
 
-/// The whole trainer: loader, augmentation, attack, average of the weights, validation.
 /// An audit of few images computes few rows, where it was called from, and finds the same.
 fn audits_agree(flex: &Device, vulkan: &Device) {
     struct Watched {
@@ -650,6 +649,7 @@ fn audits_agree(flex: &Device, vulkan: &Device) {
     );
 }
 
+/// The whole trainer: loader, augmentation, attack, average of the weights, validation.
 fn whole_runs_agree(flex: &Device, vulkan: &Device) {
     run_agrees(r#"{ arch = "mlp", width = 16 }"#, flex, vulkan);
     // A network of which every layer trains; too slow for a software driver.

@@ -145,7 +145,7 @@ fn inverse_normal(p: f64) -> f64 {
 }
 
 /// Certifies every sample, from where an earlier certification in the same folder was stopped. `watch(done, total)` is called
-/// after each sample; `false` stops with `Ok(None)`.
+/// before each part of them; `false` stops with `Ok(None)`.
 ///
 /// # Errors
 /// A file that cannot be written.
@@ -160,6 +160,9 @@ pub(crate) fn certify(
     let mut kept = Kept::open(folder, identity)?;
     let total = data.len();
     while kept.certificates.len() < total {
+        if !watch(kept.certificates.len(), total) {
+            return Ok(None);
+        }
         let part = PART.min(total - kept.certificates.len());
         let from = kept.certificates.len();
         let began = std::time::Instant::now();
@@ -167,9 +170,6 @@ pub(crate) fn certify(
         kept.certificates.extend(certificates);
         kept.seconds += began.elapsed().as_secs_f64();
         kept.keep()?;
-        if !watch(kept.certificates.len(), total) {
-            return Ok(None);
-        }
     }
     let right = |i: usize| {
         let label = data.labels[data.ids[i] as usize];

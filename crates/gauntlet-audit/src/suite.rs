@@ -301,6 +301,7 @@ impl Subject<'_> {
     /// How many of so many samples make a batch: a share like all others, so that no thread waits for another, and whole blocks of
     /// what a convolution on the CPU takes together.
     fn share(&self, samples: usize, workers: usize) -> usize {
+        /// Images in a vector of AVX2, as `gauntlet_kernels` convolves them.
         const BLOCK: usize = 8;
         let most = self.batch_size.max(1);
         let batches = samples.div_ceil(most).next_multiple_of(workers);
@@ -548,5 +549,26 @@ mod tests {
                 "what is wrong already is not attacked"
             );
         }
+    }
+
+    #[test]
+    fn shares_are_alike_and_whole_blocks_and_no_larger_than_asked_for() {
+        let (model, data, _) = setting();
+        let share = |samples, batch_size, workers| {
+            let subject = Subject {
+                model: &model,
+                data: &data,
+                device: &Device::flex(),
+                seed: 1,
+                batch_size,
+                workers,
+            };
+            subject.share(samples, workers)
+        };
+        // 142 images in four batches are 36 each, of which the last block would be half empty.
+        assert_eq!(share(142, 64, 2), 40);
+        assert_eq!(share(14, 64, 2), 8);
+        assert_eq!(share(82, 7, 2), 7);
+        assert_eq!(share(142, 512, 1), 144);
     }
 }

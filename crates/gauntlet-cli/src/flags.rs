@@ -6,10 +6,10 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Error};
 
 use crate::args::Cli;
-use crate::config::places_of_key;
+use crate::config::{places_of, schema};
 
 /// How many keys of that name are told; `eps` and `steps` have more places than help.
-const MOST: usize = 3;
+const MOST_PLACES: usize = 3;
 
 /// `error`, with a tip where `--epochs 3` was typed for `--set train.epochs=3`. What clap says of flags that are like one of the
 /// command's stays.
@@ -24,13 +24,13 @@ pub(crate) fn explain(mut error: Error, arguments: &[OsString]) -> Error {
         return error;
     };
     let key = flag.trim_start_matches('-').replace('-', "_");
-    let places = places_of_key(&key);
+    let places = places_of(schema(), &key);
     if places.is_empty() {
         return error;
     }
     let sets: Vec<_> = places
         .iter()
-        .take(MOST)
+        .take(MOST_PLACES)
         .map(|place| format!("'--set {place}=VALUE'"))
         .collect();
     let tip = format!("a key of the config is set with {}", sets.join(" or "));

@@ -159,10 +159,10 @@ impl Progress {
         if made == 0 || self.done >= self.total {
             return format!("step {} of {}", thousands(self.done), thousands(self.total));
         }
-        let seconds = self.began.elapsed().as_secs_f64() / made as f64;
-        format!(
-            "{} left",
-            duration(seconds * (self.total - self.done) as f64)
+        left(
+            self.began.elapsed().as_secs_f64(),
+            made,
+            self.total - self.done,
         )
     }
 }
@@ -213,6 +213,11 @@ impl Drop for Progress {
             bar.finish_and_clear();
         }
     }
+}
+
+/// `12 min 30 s left`, if so many `more` are like those `made` in so many seconds.
+fn left(seconds: f64, made: u64, more: u64) -> String {
+    format!("{} left", duration(seconds / made as f64 * more as f64))
 }
 
 fn bar(label: &str, done: u64, total: u64) -> ProgressBar {
@@ -305,8 +310,8 @@ impl Counter {
         if made == 0 {
             return text;
         }
-        let left = seconds / made as f64 * total.saturating_sub(self.done) as f64;
-        format!("{text}, {} left", duration(left))
+        let more = total.saturating_sub(self.done);
+        format!("{text}, {}", left(seconds, made, more))
     }
 }
 

@@ -27,7 +27,7 @@ use source::Source;
 pub(crate) use audit_plan::PlanFile;
 pub(crate) use experiment::ExperimentFile;
 pub(crate) use experiment_spec::{Anchor, Cost, Method};
-pub(crate) use schema::{audit_schema, schema};
+pub(crate) use schema::{audit_schema, places_of, schema};
 pub(crate) use sets::Set;
 pub(crate) use words::nearest;
 
@@ -44,11 +44,6 @@ pub(crate) struct Config {
 struct Origin {
     source: Source,
     sets: Vec<Set>,
-}
-
-/// Where a config has a key called `key`: `data.batch_size`, once for each table.
-pub(crate) fn places_of_key(key: &str) -> Vec<String> {
-    schema::places_of(schema(), key)
 }
 
 /// Reads the config file `path` and applies `sets` over it.

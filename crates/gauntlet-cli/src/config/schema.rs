@@ -95,7 +95,7 @@ pub(super) fn types(schema: &Json) -> Vec<&str> {
 }
 
 /// Paths of all keys of `root` called `key`, in order.
-pub(super) fn places_of(root: &Json, key: &str) -> Vec<String> {
+pub(crate) fn places_of(root: &Json, key: &str) -> Vec<String> {
     let mut places = Vec::new();
     collect_places(root, key, root, "", 0, &mut places);
     places.dedup();
